@@ -1,0 +1,1 @@
+"""What to run: the schema of every option, its checks, and one YAML recipe per run."""

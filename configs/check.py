@@ -1,0 +1,186 @@
+"""What no run can do, found before any work starts.
+
+`check_config` needs the configuration alone, `check_batch` also the number of processes. Each message says what came,
+what was wanted and the nearest value that works.
+"""
+
+import dataclasses
+from typing import Any
+
+from configs.schema import Config, InputSpec
+
+# field -> the choices (of the `name` or `crop` beside it) that read it; set with another choice, it is an error
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "optim.momentum": ("optim.name", "sgd"),
+    "optim.nesterov": ("optim.name", "sgd"),
+    "optim.betas": ("optim.name", "adamw"),
+    "optim.eps": ("optim.name", "adamw"),
+    "schedule.step_epochs": ("schedule.name", "step"),
+    "schedule.gamma": ("schedule.name", "step"),
+    "schedule.final_lr_frac": ("schedule.name", "cosine"),
+    "augment.pad_px": ("augment.crop", "pad"),
+    "augment.rrc_scale": ("augment.crop", "rrc"),
+    "augment.rrc_ratio": ("augment.crop", "rrc"),
+    "data.root": ("data.dataset", "folder"),
+}
+
+_AT_LEAST: dict[str, float] = {
+    "train.epochs": 1,
+    "train.global_batch_size": 1,
+    "train.accumulation": 1,
+    "loader.num_workers": 0,
+    "loader.resident_max_gib": 0,
+    "loader.eval_batch_size_per_rank": 1,
+    "augment.pad_px": 0,
+    "input.size_px": 1,
+    "optim.weight_decay": 0,
+    "optim.momentum": 0,
+    "schedule.warmup_epochs": 0,
+    "schedule.step_epochs": 1,
+    "schedule.final_lr_frac": 0,
+    "run.seed": 0,
+    "data.split_seed": 0,
+    "run.log_every_steps": 1,
+    "run.checkpoint_every_steps": 0,
+    "run.keep_checkpoints": 1,
+    "run.world_size": 1,
+    "run.num_threads": 1,
+}
+
+_ABOVE_ZERO = ("optim.lr", "optim.eps", "schedule.gamma")
+_FRACTIONS_BELOW_ONE = ("data.val_frac", "train.label_smoothing", "optim.momentum")
+
+
+def check_config(config: Config) -> None:
+    """Checks every field and every combination that the configuration alone decides.
+
+    Raises:
+        ValueError: A value out of range, a missing one, or options that contradict each other.
+    """
+    _check_ranges(config)
+    _check_unread(config)
+    _check_combinations(config)
+    check_input(config.input)
+    if config.augment.crop == "pad" and config.input.size_px is not None:
+        check_pad(config.augment.pad_px, size_px=config.input.size_px)
+    if config.augment.crop == "rrc":
+        _check_rrc(config)
+
+
+def check_batch(config: Config, *, world_size: int, accumulation: int) -> None:
+    """Checks that the global batch divides into equal micro-batches.
+
+    Raises:
+        ValueError: It does not; the message offers the multiples on either side.
+    """
+    batch, parts = config.train.global_batch_size, world_size * accumulation
+    if batch % parts == 0:
+        return
+    below, above = batch // parts * parts, (batch // parts + 1) * parts
+    offers = f"{below} or {above}" if below else f"{above}"
+    raise ValueError(
+        f"train.global_batch_size={batch} is not divisible by world_size*accumulation = {world_size}*{accumulation} = "
+        f"{parts}; use {offers}."
+    )
+
+
+def check_input(spec: InputSpec) -> None:
+    """Checks an input specification, complete or not.
+
+    Raises:
+        ValueError: A crop larger than the image, a number of channels other than 1 or 3, or a mean or std that does
+            not fit the channels.
+    """
+    if not 0 < spec.crop_frac <= 1:
+        raise ValueError(
+            f"input.crop_frac={spec.crop_frac} would crop {spec.crop_frac:g} times the short side of the image; it "
+            f"must be above 0 and at most 1; use {'1.0' if spec.crop_frac > 1 else '0.875'}."
+        )
+    if spec.channels not in (None, 1, 3):
+        raise ValueError(f"input.channels={spec.channels}, but networks here take 1 (grey) or 3 (RGB); use 1 or 3.")
+    for name in ("mean", "std"):
+        values = getattr(spec, name)
+        if values is None:
+            continue
+        if (spec.channels or len(values)) != len(values) or len(values) not in (1, 3):
+            wanted = spec.channels or "1 or 3"
+            raise ValueError(f"input.{name} has {len(values)} values {list(values)}; give one per channel: {wanted}.")
+        if any(not 0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
+            raise ValueError(
+                f"input.{name}={list(values)} is not on the scale 0 to 1; divide values for 0..255 by 255, "
+                "or leave the field out and it is measured."
+            )
+    if spec.mean is not None and spec.std is not None and len(spec.mean) != len(spec.std):
+        raise ValueError(f"input.mean has {len(spec.mean)} values and input.std {len(spec.std)}; give as many of each.")
+
+
+def check_pad(pad_px: int, *, size_px: int) -> None:
+    """Checks that a crop shifted by `pad_px` can be filled by reflection.
+
+    Raises:
+        ValueError: The shift is not smaller than the image.
+    """
+    if pad_px >= size_px:
+        raise ValueError(
+            f"augment.pad_px={pad_px} shifts the crop beyond an image of input.size_px={size_px}: reflection reaches "
+            f"at most {size_px - 1}; use {min(4, size_px - 1)}."
+        )
+
+
+def value_at(config: Any, key: str) -> Any:
+    """The value of a dotted key such as `optim.lr`."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _check_ranges(config: Config) -> None:
+    for key, least in _AT_LEAST.items():
+        value = value_at(config, key)
+        if value is not None and not value >= least:
+            raise ValueError(f"{key}={value} is too small; it must be at least {least}; use {least}.")
+    for key in _ABOVE_ZERO:
+        if not 0 < value_at(config, key) < float("inf"):
+            raise ValueError(f"{key}={value_at(config, key)} must be a number above 0; for example {key}=0.001.")
+    for key in _FRACTIONS_BELOW_ONE:
+        if not 0 <= value_at(config, key) < 1:
+            raise ValueError(f"{key}={value_at(config, key)} must be at least 0 and below 1; for example 0.1.")
+    if any(not 0 <= beta < 1 for beta in config.optim.betas):
+        raise ValueError(f"optim.betas={config.optim.betas} must each be at least 0 and below 1; use (0.9, 0.999).")
+
+
+def _check_unread(config: Config) -> None:
+    for key, (choice_key, choice) in _READ_BY.items():
+        section, name = key.split(".")
+        fields = dataclasses.fields(getattr(config, section))
+        default = next(field.default for field in fields if field.name == name)
+        chosen = value_at(config, choice_key)
+        if chosen != choice and value_at(config, key) != default:
+            raise ValueError(
+                f"{key}={value_at(config, key)} is read only with {choice_key}={choice}, but {choice_key}={chosen}; "
+                f"drop {key}, or use {choice_key}={choice}."
+            )
+
+
+def _check_combinations(config: Config) -> None:
+    if config.data.dataset == "folder" and config.data.root is None:
+        raise ValueError("data.dataset=folder needs data.root, the folder that holds train/; add --data.root DIR.")
+    if config.optim.nesterov and config.optim.momentum == 0:
+        raise ValueError("optim.nesterov=true needs optim.momentum above 0; use 0.9.")
+    if config.schedule.warmup_epochs >= config.train.epochs and config.schedule.warmup_epochs > 0:
+        raise ValueError(
+            f"schedule.warmup_epochs={config.schedule.warmup_epochs:g} leaves nothing of train.epochs="
+            f"{config.train.epochs}; use at most {config.train.epochs - 1}."
+        )
+
+
+def _check_rrc(config: Config) -> None:
+    low, high = config.augment.rrc_scale
+    if not 0 < low <= high <= 1:
+        raise ValueError(
+            f"augment.rrc_scale=({low:g}, {high:g}) must rise within 0 to 1, for a crop cannot be larger than the "
+            f"image; use ({low if 0 < low <= 1 else 0.08:g}, {high if low <= high <= 1 else 1:g})."
+        )
+    low, high = config.augment.rrc_ratio
+    if not 0 < low <= high:
+        raise ValueError(f"augment.rrc_ratio=({low:g}, {high:g}) must be above 0 and rise; use (0.75, 1.3333).")

@@ -1,0 +1,141 @@
+"""YAML recipe + dotted overrides -> a checked `Config`; and back to a dict for the run folder.
+
+    --config recipe.yaml --optim.lr 0.01   ->   load_config   ->   Config   ->   config_to_dict   ->   config.yaml
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from configs.check import check_config
+from configs.nearest import nearest
+from configs.schema import Config
+
+DEFAULT_RECIPE = Path(__file__).parent / "digits" / "simple_cnn.yaml"
+
+_Config = TypeVar("_Config")
+
+
+def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
+    """The configuration of a run, from a command line.
+
+    Without `--config`, the recipe `configs/digits/simple_cnn.yaml` is taken. `--help` and `--print_config` print and
+    leave. A mistake prints one message, with the nearest valid name or value, and leaves with exit code 2.
+    """
+    arguments = list(argv)
+    if not any(word == "--config" or word.startswith("--config=") for word in arguments):
+        arguments = ["--config", str(DEFAULT_RECIPE), *arguments]
+    parser = build_parser(prog=prog, description=description)
+    try:
+        return parse_config(arguments, parser=parser)
+    except ValueError as error:
+        _leave(parser, str(error))
+
+
+def build_parser(*, prog: str, description: str) -> ArgumentParser:
+    """A parser that knows every field of `Config` by its full dotted name."""
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML recipe; later options override it.")
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def parse_config(argv: Sequence[str], *, parser: ArgumentParser) -> Config:
+    """The checked configuration that `argv` describes.
+
+    Raises:
+        ValueError: Unknown key, wrong type or value, missing field, or an impossible combination.
+    """
+    try:
+        parsed = parser.parse_args(list(argv))
+    except ArgumentError as error:
+        raise ValueError(explain_error(str(error))) from None
+    parsed.pop("config")
+    config = Config(**vars(parser.instantiate(parsed)))
+    check_config(config)
+    return config
+
+
+def config_keys(schema: type = Config, *, prefix: str = "", may_change: bool = True) -> list[str]:
+    """The dotted names of all fields, such as `optim.lr`.
+
+    Args:
+        schema: The dataclass to list.
+        prefix: What stands before each name.
+        may_change: False leaves out the fields that a resumed run may set differently.
+    """
+    keys = []
+    for field in dataclasses.fields(schema):
+        name = prefix + field.name
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            keys += config_keys(field.type, prefix=name + ".", may_change=may_change)
+        elif may_change or not field.metadata.get("may_change"):
+            keys.append(name)
+    return keys
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as nested dicts of plain values, ready for YAML or JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def replace_section(config: _Config, section: str, **changes: Any) -> _Config:
+    """A copy of the configuration with fields of one section set anew."""
+    replaced = dataclasses.replace(getattr(config, section), **changes)
+    return dataclasses.replace(config, **{section: replaced})  # type: ignore[type-var]
+
+
+def differing_keys(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """The keys in which two configurations, as dicts, ask for different results; `key: old -> new` each."""
+    pairs = ((key, _lookup(old, key), _lookup(new, key)) for key in config_keys(may_change=False))
+    return [f"{key}: {before} -> {after}" for key, before, after in pairs if before != after]
+
+
+def default_run_folder(config: Config) -> str:
+    """`runs/<data>-<model>-<hash>`: the same command finds its folder again, another configuration gets another."""
+    plain = config_to_dict(config)
+    values = {key: _lookup(plain, key) for key in config_keys(may_change=False)}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    data = config.data.dataset if config.data.root is None else Path(config.data.root).resolve().name
+    model = config.model.name.replace("/", "_")
+    return f"runs/{data}-{model}-{digest}"
+
+
+def explain_error(message: str) -> str:
+    """jsonargparse's message, with the nearest valid name or value added."""
+    unknown = re.findall(r"--([\w.-]+)", message) if "unrecognized arguments" in message else []
+    option = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
+    option_at_top = re.search(r"No action for key \"([\w.]+)\"|Key '([\w.]+)' is not expected", message)
+    if option:
+        unknown = [f"{option[1]}.{option[2]}" if not option[2].startswith(option[1] + ".") else option[2]]
+    elif option_at_top:
+        unknown = [option_at_top[1] or option_at_top[2]]
+    if unknown:
+        return "\n".join(f"unknown option {name!r}; {nearest(name, config_keys())}" for name in unknown)
+    literal = re.search(r"Literal\[(.*?)\].*Got value: (.*)", message, flags=re.DOTALL)
+    if literal:
+        choices = re.findall(r"'([^']*)'", literal[1])
+        return f"{message.strip()}\n{nearest(literal[2].strip(), choices)}"
+    return message.strip()
+
+
+def _lookup(plain: dict[str, Any], key: str) -> Any:
+    value: Any = plain
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _leave(parser: ArgumentParser, message: str) -> NoReturn:
+    print(f"{parser.prog}: error: {message}\n({parser.prog} --help lists every option)", file=sys.stderr)
+    raise SystemExit(2)

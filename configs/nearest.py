@@ -1,0 +1,13 @@
+"""The valid names most like a mistyped one, for error messages."""
+
+import difflib
+from collections.abc import Sequence
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """`nearest: a, b; valid: a, b, c`: the names most like `name` first."""
+    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.4)
+    same_end = [key for key in valid if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1] and key not in close]
+    close = (close + same_end)[:3]
+    everything = ", ".join(valid) if len(valid) <= 12 else "see --help"
+    return f"nearest: {', '.join(close)}; valid: {everything}" if close else f"valid: {everything}"

@@ -1,0 +1,226 @@
+"""Every option of a run, its meaning, its unit and its default, as frozen dataclasses.
+
+YAML recipe + command line -> `configs.load` -> `Config` -> the `build.py` of each room -> plain arguments.
+
+A field without a default must be given by the recipe. Fields marked `_may_change()` do not change the result of a
+run; all others are compared when a run is resumed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _may_change(default: Any) -> Any:
+    """A field that a resumed run may set differently: it says where or how fast to run, not what."""
+    return field(default=default, metadata={"may_change": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The images to learn from.
+
+    Attributes:
+        dataset: digits = scikit-learn's 1,797 handwritten digits, 8x8 pixels, nothing to download; folder = an image
+            folder with train/<class>/ and optionally val/<class>/ and test/<class>/.
+        root: Folder that holds train/. Needed by dataset folder.
+        val_frac: Fraction (0 to below 1) of train set aside as val, the same fraction of each class, where the data
+            has no val/ of its own. 0 needs run.select last.
+        split_seed: Seed of that split. Runs with different run.seed share their val as long as this stays.
+    """
+
+    dataset: Literal["digits", "folder"]
+    root: str | None = _may_change(None)
+    val_frac: float = 0.1
+    split_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What the network sees: the size, channels and normalisation of its input.
+
+    Attributes:
+        size_px: Height and width of the input in pixels. Default: the size of the images, if they are all square and
+            of one size.
+        channels: 1 (grey) or 3 (RGB). Default: 1 if every image is grey, else 3.
+        mean: Mean per channel on the scale 0 to 1. Default: measured on train.
+        std: Standard deviation per channel on the scale 0 to 1. Default: measured on train.
+        interpolation: Filter for resizing, always antialiased.
+        fit: How an image that is not square fits: crop = its centre square, squash = all of it, stretched.
+        crop_frac: Part (above 0, to 1) of the short side that the centre crop of evaluation keeps.
+    """
+
+    size_px: int | None = None
+    channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    fit: Literal["crop", "squash"] = "crop"
+    crop_frac: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training images are varied.
+
+    Attributes:
+        crop: none = as in evaluation; pad = shifted at random by up to pad_px, the border filled by reflection;
+            rrc = random-resized-crop.
+        pad_px: Largest shift of crop pad, in pixels of the input.
+        rrc_scale: Smallest and largest part of the image's area that crop rrc takes.
+        rrc_ratio: Smallest and largest width / height of the window that crop rrc takes.
+        flip: none; random = left-right with probability 1/2; alternating = every other epoch, the first one drawn at
+            random for each image (airbench).
+    """
+
+    crop: Literal["none", "pad", "rrc"] = "none"
+    pad_px: int = 4
+    rrc_scale: tuple[float, float] = (0.08, 1.0)
+    rrc_ratio: tuple[float, float] = (0.75, 1.3333333333333333)
+    flip: Literal["none", "random", "alternating"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How batches are made. The samples, crops and flips are the same whatever is chosen here.
+
+    Attributes:
+        backend: resident = all images decoded once, held on the device; reference = torch DataLoader, Pillow and
+            torchvision; auto = resident where the images fit, and says why.
+        num_workers: Worker processes of backend reference. Default: CPU cores per rank, at most 8.
+        resident_max_gib: Largest data set, decoded, that auto holds on the device, in GiB.
+        eval_batch_size_per_rank: Images per batch and rank in evaluation.
+    """
+
+    backend: Literal["auto", "reference", "resident"] = _may_change("auto")
+    num_workers: int | None = _may_change(None)
+    resident_max_gib: float = _may_change(4.0)
+    eval_batch_size_per_rank: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        name: Name in models/build.py, for example simple_cnn.
+        args: Arguments of that model, for example --model.args.norm batch.
+    """
+
+    name: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer.
+
+    Attributes:
+        name: sgd or adamw, as in torch.optim.
+        lr: Peak learning rate, for the global batch; never scaled behind your back.
+        weight_decay: Weight decay, of every parameter. adamw with 0 is Adam.
+        momentum: Momentum of sgd.
+        nesterov: Nesterov momentum of sgd.
+        betas: Decay rates of adamw's two moments.
+        eps: Term in adamw's denominator.
+    """
+
+    name: Literal["sgd", "adamw"]
+    lr: float
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over time, a function of the optimizer step alone.
+
+    Attributes:
+        name: constant; step = times gamma every step_epochs; cosine = half a cosine from lr to final_lr_frac * lr.
+        warmup_epochs: Linear warm-up from lr / warm-up steps, in epochs; fractions allowed.
+        step_epochs: Epochs between the steps of schedule step.
+        gamma: Factor of each step of schedule step.
+        final_lr_frac: Where cosine ends, as a fraction of lr.
+    """
+
+    name: Literal["constant", "step", "cosine"] = "constant"
+    warmup_epochs: float = 0.0
+    step_epochs: int = 30
+    gamma: float = 0.1
+    final_lr_frac: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and in what steps to train.
+
+    Attributes:
+        epochs: Passes over train.
+        global_batch_size: Images per optimizer step, over all processes and accumulated micro-batches together.
+        accumulation: Micro-batches per optimizer step. Default: what the launcher was told, else 1.
+        precision: fp32, bf16 or fp16 (mixed), fp64 (everything). Default: what the launcher was told, else fp32.
+        label_smoothing: Label smoothing of the cross entropy, 0 to below 1.
+    """
+
+    epochs: int
+    global_batch_size: int
+    accumulation: int | None = None
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] | None = None
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the run leaves its files, and how it behaves.
+
+    Attributes:
+        out: Run folder. Default: runs/<data>-<model>-<hash of the configuration>, so that the same command finds its
+            own folder again.
+        seed: Seed of everything random: initial weights, order, augmentation, dropout.
+        select: Which checkpoint is scored on test: best = highest val top-1 (ties: lowest val loss), last = the end.
+        log_every_steps: Optimizer steps between lines of metrics.
+        checkpoint_every_steps: Optimizer steps between checkpoints within an epoch; 0 = at the end of each epoch only.
+        keep_checkpoints: Newest checkpoints to keep, beside the best.
+        world_size: Number of processes you mean to start; the run stops if it finds another number.
+        num_threads: CPU threads per process. Default: CPU cores / processes on this machine.
+    """
+
+    out: str | None = _may_change(None)
+    seed: int = 0
+    select: Literal["best", "last"] = "best"
+    log_every_steps: int = _may_change(10)
+    checkpoint_every_steps: int = _may_change(0)
+    keep_checkpoints: int = _may_change(2)
+    world_size: int | None = _may_change(None)
+    num_threads: int | None = _may_change(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run.
+
+    Attributes:
+        data: Data, the images to learn from.
+        input: Input, what the network sees.
+        augment: Augmentation of training images.
+        loader: Loader, how batches are made.
+        model: Model, the network.
+        optim: Optimizer.
+        schedule: Schedule of the learning rate.
+        train: Training, how long and in what steps.
+        run: Run folder and behaviour.
+        resume: auto = continue the run in run.out, or start it; never = stop if run.out already holds a run.
+    """
+
+    data: DataConfig
+    input: InputSpec = field(default_factory=InputSpec)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    model: ModelConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig
+    run: RunConfig = field(default_factory=RunConfig)
+    resume: Literal["auto", "never"] = _may_change("auto")

@@ -1,0 +1,1 @@
+"""Batches + module -> checkpoints + metrics: the training loop and what it leaves on disk."""

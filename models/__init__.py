@@ -1,0 +1,1 @@
+"""Plain arguments -> nn.Module; each file reads alone, build.py holds the names."""

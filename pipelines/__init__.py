@@ -1,0 +1,1 @@
+"""Files on disk -> batches on the device: source, order, plan, executor, tail."""

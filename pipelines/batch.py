@@ -1,0 +1,84 @@
+"""The door of this room: what a loader hands to the engine.
+
+Legend of shape letters: N samples in the batch of this rank, C channels, H height, W width.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Mix(NamedTuple):
+    """How each sample was mixed with its partner: `weight` of the sample, `1 - weight` of the partner.
+
+    partner_labels_N: int64 (N,), on the device.
+    weight_N: float32 (N,), 0..1, on the device.
+    """
+
+    partner_labels_N: Tensor
+    weight_N: Tensor
+
+
+class Batch(NamedTuple):
+    """One rank's share of a global batch, on the device.
+
+    inputs: one tensor per view, normalised float (N, C, H, W), channels_last.
+    labels_N: int64 (N,), 0..num_classes-1.
+    mix: None, or what mixup and CutMix did.
+    ids_N: int64 (N,), the sample ids.
+    valid_N: bool (N,); False on rows that only fill up the last batches of an evaluation, and must not be counted.
+    """
+
+    inputs: tuple[Tensor, ...]
+    labels_N: Tensor
+    mix: Mix | None
+    ids_N: Tensor
+    valid_N: Tensor
+
+
+class Loader(Protocol):
+    """Batches of one split. Iterating goes from the present position to the end of the epoch.
+
+    num_samples: samples in the split.
+    steps_per_epoch: batches per epoch, the same on every rank.
+    num_left_out: samples that an epoch leaves out because they do not fill a global batch.
+    """
+
+    num_samples: int
+    steps_per_epoch: int
+    num_left_out: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches from the present position to the end of the epoch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as plain values: the batches handed out so far count as consumed."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes to a position, at any world size.
+
+        Raises:
+            ValueError: The state belongs to other data, another seed or another version of the plan.
+        """
+        ...
+
+
+def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
+    """The batch cut into `num_parts` consecutive micro-batches of equal size."""
+
+    def part(start: int, stop: int) -> Batch:
+        mix = batch.mix and Mix(batch.mix.partner_labels_N[start:stop], batch.mix.weight_N[start:stop])
+        return Batch(
+            inputs=tuple(view[start:stop] for view in batch.inputs),
+            labels_N=batch.labels_N[start:stop],
+            mix=mix,
+            ids_N=batch.ids_N[start:stop],
+            valid_N=batch.valid_N[start:stop],
+        )
+
+    size = len(batch.labels_N)
+    bounds = [size * index // num_parts for index in range(num_parts + 1)]
+    return [part(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]

@@ -1,0 +1,83 @@
+"""Encoded bytes -> uint8 pixels, upright, grey or RGB, by Pillow.
+
+bytes -> header (size, grey?) | bytes -> decode -> EXIF orientation -> 8 bits -> grey or RGB -> uint8 (H, W, C)
+"""
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+_GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N", "LA", "La"}
+_EXIF_ORIENTATION = 0x0112
+_ORIENTATIONS_ON_SIDE = {5, 6, 7, 8}
+
+
+class Header(NamedTuple):
+    """What an image says of itself: height and width in pixels, upright, and whether it is grey."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def read_header(file: str | bytes) -> Header:
+    """The header of an image file (a path) or of encoded bytes, without decoding it.
+
+    Raises:
+        ValueError: Not an image, or its header is broken.
+    """
+    try:
+        with _open(file) as image:
+            width, height = image.size
+            if image.getexif().get(_EXIF_ORIENTATION) in _ORIENTATIONS_ON_SIDE:
+                width, height = height, width
+            return Header(height, width, image.mode in _GREY_MODES)
+    except Exception as error:  # Pillow's readers raise almost anything on broken bytes
+        raise ValueError(_reason(error)) from error
+
+
+def decode_image(encoded: bytes, *, channels: int) -> npt.NDArray[np.uint8]:
+    """The pixels of an encoded image.
+
+    Args:
+        encoded: The bytes of an image file; of an animation the first frame counts.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        uint8 (H, W, C), 0..255, upright. 16-bit values are scaled to 8 bits, transparency is dropped.
+
+    Raises:
+        ValueError: The bytes are not a whole image; the message gives Pillow's reason.
+    """
+    try:
+        with _open(encoded) as image:
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.asarray(_to_8_bits(upright).convert("L" if channels == 1 else "RGB"))
+    except Exception as error:  # as above
+        raise ValueError(_reason(error)) from error
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _open(file: str | bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":  # Pillow's own convert clips these at 255
+        values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")
+    return image
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in any format that Pillow reads"
+    return f"{type(error).__name__}: {error}"

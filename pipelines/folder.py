@@ -1,0 +1,185 @@
+"""Image folders: ROOT/train/<class>/..., optionally ROOT/val/ and ROOT/test/ with the same classes.
+
+ROOT -> scan of each split (names, labels) -> headers of all files (sizes, grey) -> FolderSource
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from pipelines.decode import Header, decode_image, read_header
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+_NUM_NAMED = 5  # how many files or classes an error names before it only counts them
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """Image files of one split. `names_N` (fixed-width bytes) are paths relative to `root`."""
+
+    root: str
+    class_names: tuple[str, ...]
+    names_N: npt.NDArray[np.bytes_]
+    labels_N: npt.NDArray[np.int64]
+    sizes_N2: npt.NDArray[np.int32]
+    is_grey: bool
+
+    def path(self, sample_id: int) -> str:
+        """The path of one file."""
+        return os.path.join(self.root, os.fsdecode(bytes(self.names_N[sample_id])))
+
+    def read_image(self, sample_id: int, *, channels: int) -> npt.NDArray[np.uint8]:
+        """The pixels, uint8 (H, W, C).
+
+        Raises:
+            ValueError: The file is gone or cannot be decoded; the message gives its path and the reason.
+        """
+        path = self.path(sample_id)
+        try:
+            with open(path, "rb") as file:
+                return decode_image(file.read(), channels=channels)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def take(self, ids: npt.NDArray[np.int64]) -> "FolderSource":
+        """The samples `ids`, numbered from 0."""
+        return replace(
+            self, names_N=self.names_N[ids], labels_N=self.labels_N[ids], sizes_N2=self.sizes_N2[ids]
+        )
+
+    def fingerprint(self) -> str:
+        """A hash of class names, relative paths, labels and image sizes."""
+        digest = hashlib.sha256(repr((self.class_names, self.names_N.dtype.str)).encode())
+        for array in (self.names_N, self.labels_N, self.sizes_N2):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def scan_folder(root: str, *, show_progress: bool) -> dict[str, FolderSource]:
+    """The splits found under `root`: train, and val and test where they exist.
+
+    Args:
+        root: The folder that holds train/.
+        show_progress: Whether to draw a progress bar.
+
+    Raises:
+        FileNotFoundError: `root` or its train/ does not exist; the message says what lies there instead.
+        ValueError: A class without images, classes that differ between splits, or files that are not images.
+    """
+    splits = [split for split in ("train", "val", "test") if (Path(root) / split).is_dir()]
+    if "train" not in splits:
+        raise FileNotFoundError(_missing_train(Path(root)))
+    classes = {split: _class_names(Path(root) / split) for split in splits}
+    for split in splits[1:]:
+        _check_same_classes(classes["train"], classes[split], split=split, root=root)
+    return {
+        split: _scan_split(Path(root) / split, classes=classes[split], show_progress=show_progress) for split in splits
+    }
+
+
+def _missing_train(root: Path) -> str:
+    if not root.exists():
+        return f"data.root={root} does not exist (looked from {Path.cwd()}); give the folder that holds train/<class>/."
+    if not root.is_dir():
+        return f"data.root={root} is a file; give the folder that holds train/<class>/ (unpack an archive first)."
+    there = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
+    shown = ", ".join(there[:_NUM_NAMED]) + (", ..." if len(there) > _NUM_NAMED else "") if there else "nothing"
+    inner = [name for name in there if name.endswith("/") and (root / name / "train").is_dir()]
+    advice = f"use --data.root {root / inner[0]}" if inner else "put the class folders into train/, as train/<class>/"
+    return f"data.root={root} has no folder train/, but {shown}; {advice}."
+
+
+def _class_names(split: Path) -> tuple[str, ...]:
+    names = sorted(entry.name for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith("."))
+    if len(names) < 2:
+        raise ValueError(
+            f"{split} has {len(names)} class folders ({', '.join(names) or 'none'}); a classifier needs at least two: "
+            f"{split.name}/<class>/<image>."
+        )
+    return tuple(names)
+
+
+def _check_same_classes(train: Sequence[str], other: Sequence[str], *, split: str, root: str) -> None:
+    missing, unknown = sorted(set(train) - set(other)), sorted(set(other) - set(train))
+    if not missing and not unknown:
+        return
+    lines = [f"  - {name} (in train/, not in {split}/)" for name in missing]
+    lines += [f"  + {name} (in {split}/, not in train/)" for name in unknown]
+    shown = lines[: 2 * _NUM_NAMED] + ([f"  ... {len(lines)} in all"] if len(lines) > 2 * _NUM_NAMED else [])
+    raise ValueError(
+        f"the classes of {root}/{split} are not those of train/:\n" + "\n".join(shown) + "\n"
+        "Labels are numbered by class name, so all splits need the same class folders; rename, add or remove these."
+    )
+
+
+def _scan_split(split: Path, *, classes: Sequence[str], show_progress: bool) -> FolderSource:
+    names: list[bytes] = []
+    counts: list[int] = []
+    ignored: list[str] = []
+    for name in classes:
+        found, others = _image_names(split, class_name=name)
+        names += found
+        counts.append(len(found))
+        ignored += others
+    empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
+    if empty:
+        raise ValueError(
+            f"{split} has {len(empty)} class folders without images: {_some(empty)}; add images "
+            f"({', '.join(IMAGE_SUFFIXES)}) or remove the folders."
+        )
+    if ignored and show_progress:
+        print(f"{split}: {len(ignored)} files have no image suffix and are not used: {_some(ignored)}")
+    headers = _read_headers([os.path.join(split, os.fsdecode(name)) for name in names], show_progress=show_progress)
+    return FolderSource(
+        root=str(split),
+        class_names=tuple(classes),
+        names_N=np.array(names, dtype=np.bytes_),
+        labels_N=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
+        sizes_N2=np.array([(header.height, header.width) for header in headers], dtype=np.int32),
+        is_grey=all(header.grey for header in headers),
+    )
+
+
+def _image_names(split: Path, *, class_name: str) -> tuple[list[bytes], list[str]]:
+    """Image files below a class folder, sorted, and files that are none, all relative to the split."""
+    images, others = [], []
+    for folder, folders, files in os.walk(split / class_name, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in sorted(name for name in files if not name.startswith(".")):
+            name = os.path.relpath(os.path.join(folder, file), split)
+            if file.lower().endswith(IMAGE_SUFFIXES):
+                images.append(os.fsencode(name))
+            else:
+                others.append(name)
+    return images, others
+
+
+def _read_headers(paths: list[str], *, show_progress: bool) -> list[Header]:
+    def header_or_error(path: str) -> Header | str:
+        try:
+            return read_header(path)
+        except ValueError as error:
+            return f"{path}: {error}"
+
+    with ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1))) as pool:
+        results = pool.map(header_or_error, paths, chunksize=256)
+        bar = tqdm(results, total=len(paths), desc="reading headers", unit="file", disable=not show_progress or None)
+        headers = list(bar)
+    bad = [result for result in headers if isinstance(result, str)]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {len(paths)} files cannot be read as images:\n  " + "\n  ".join(bad[:_NUM_NAMED])
+            + ("\n  ..." if len(bad) > _NUM_NAMED else "") + "\nRemove or replace them."
+        )
+    return [result for result in headers if isinstance(result, Header)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NUM_NAMED]) + (", ..." if len(names) > _NUM_NAMED else "")

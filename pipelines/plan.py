@@ -1,0 +1,140 @@
+"""Everything random about a sample, decided before any pixel is touched.
+
+(seed, epoch, sample ids, image sizes) -> Plan -> an executor carries it out
+
+The geometry of every sample is the same three steps, so that one executor serves training and evaluation:
+
+    window of the stored image -> resize to size x size -> shift (border by reflection) -> flip left-right
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.counter import Stream, random_bits, random_uniform
+
+PLAN_VERSION = 1  # a change of any number drawn here or in order.py raises it: old positions are refused then
+
+_NUM_CROP_TRIES = 10  # as torchvision's RandomResizedCrop
+
+
+class Plan(NamedTuple):
+    """The geometry of N samples, on the host.
+
+    ids_N: int64 (N,).
+    windows_N4: int64 (N, 4), top, left, height, width in pixels of the stored image.
+    shifts_N2: int64 (N, 2), down and right, in pixels of the output.
+    flips_N: bool (N,).
+    """
+
+    ids_N: npt.NDArray[np.int64]
+    windows_N4: npt.NDArray[np.int64]
+    shifts_N2: npt.NDArray[np.int64]
+    flips_N: npt.NDArray[np.bool_]
+
+
+class Fit(NamedTuple):
+    """The window of evaluation: `fit` crop = centred square of `crop_frac` of the short side, squash = the image."""
+
+    fit: Literal["crop", "squash"]
+    crop_frac: float
+
+
+class Augmentation(NamedTuple):
+    """How training geometry is drawn; the fields are those of configs.schema.AugmentConfig."""
+
+    crop: Literal["none", "pad", "rrc"] = "none"
+    pad_px: int = 0
+    rrc_scale: tuple[float, float] = (0.08, 1.0)
+    rrc_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: Literal["none", "random", "alternating"] = "none"
+
+
+def plan_evaluation(ids_N: npt.NDArray[np.int64], *, sizes_N2: npt.NDArray[np.int32], fit: Fit) -> Plan:
+    """The plan without chance.
+
+    Args:
+        ids_N: int64 (N,), sample ids.
+        sizes_N2: int32 (N, 2), height and width of each stored image.
+        fit: Which window to take.
+    """
+    count = len(ids_N)
+    return Plan(
+        ids_N=ids_N,
+        windows_N4=_evaluation_windows(sizes_N2, fit=fit),
+        shifts_N2=np.zeros((count, 2), dtype=np.int64),
+        flips_N=np.zeros(count, dtype=np.bool_),
+    )
+
+
+def plan_training(
+    ids_N: npt.NDArray[np.int64],
+    *,
+    sizes_N2: npt.NDArray[np.int32],
+    fit: Fit,
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+) -> Plan:
+    """The plan of an epoch for the samples `ids_N`; each sample's part depends on (seed, epoch, its id) alone."""
+    plan = plan_evaluation(ids_N, sizes_N2=sizes_N2, fit=fit)
+    plan = plan._replace(flips_N=_draw_flips(ids_N, flip=augmentation.flip, seed=seed, epoch=epoch))
+    if augmentation.crop == "rrc":
+        plan = plan._replace(windows_N4=_draw_rrc(ids_N, sizes_N2, augmentation=augmentation, seed=seed, epoch=epoch))
+    if augmentation.crop == "pad":
+        span = 2 * augmentation.pad_px + 1
+        draws = random_uniform(seed, Stream.SHIFT, epoch, ids_N[:, None], np.arange(2))
+        plan = plan._replace(shifts_N2=np.floor(draws * span).astype(np.int64) - augmentation.pad_px)
+    return plan
+
+
+def _evaluation_windows(sizes_N2: npt.NDArray[np.int32], *, fit: Fit) -> npt.NDArray[np.int64]:
+    heights, widths = sizes_N2[:, 0].astype(np.int64), sizes_N2[:, 1].astype(np.int64)
+    if fit.fit == "squash":
+        zeros = np.zeros_like(heights)
+        return np.stack([zeros, zeros, heights, widths], axis=1)
+    side = np.maximum(np.rint(np.minimum(heights, widths) * fit.crop_frac), 1).astype(np.int64)
+    return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
+
+
+def _draw_flips(ids_N: npt.NDArray[np.int64], *, flip: str, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
+    if flip == "random":
+        return random_bits(seed, Stream.FLIP, epoch, ids_N) >> np.uint64(63) == 1
+    if flip == "alternating":
+        first = random_bits(seed, Stream.FLIP, 0, ids_N) >> np.uint64(63) == 1
+        return first ^ (epoch % 2 == 1)
+    return np.zeros(len(ids_N), dtype=np.bool_)
+
+
+def _draw_rrc(
+    ids_N: npt.NDArray[np.int64], sizes_N2: npt.NDArray[np.int32], *, augmentation: Augmentation, seed: int, epoch: int
+) -> npt.NDArray[np.int64]:
+    """Random-resized-crop as torchvision draws it: ten tries, the first that fits, else the largest centred window."""
+    heights, widths = sizes_N2[:, 0].astype(np.int64)[:, None], sizes_N2[:, 1].astype(np.int64)[:, None]
+    tries = np.arange(_NUM_CROP_TRIES)[None, :, None]
+    draws = random_uniform(seed, Stream.CROP, epoch, ids_N[:, None, None], tries, np.arange(4)[None, None, :])
+    low, high = augmentation.rrc_scale
+    areas = heights * widths * (low + (high - low) * draws[..., 0])
+    log_low, log_high = np.log(augmentation.rrc_ratio)
+    ratios = np.exp(log_low + (log_high - log_low) * draws[..., 1])
+    try_widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
+    try_heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
+    fits = (try_widths > 0) & (try_widths <= widths) & (try_heights > 0) & (try_heights <= heights)
+    tops = np.floor(draws[..., 2] * (heights - try_heights + 1)).astype(np.int64)
+    lefts = np.floor(draws[..., 3] * (widths - try_widths + 1)).astype(np.int64)
+    windows = np.stack([tops, lefts, try_heights, try_widths], axis=2)
+    chosen = windows[np.arange(len(ids_N)), fits.argmax(axis=1)]
+    fallback = _widest_windows(heights[:, 0], widths[:, 0], ratio=augmentation.rrc_ratio)
+    return np.where(fits.any(axis=1)[:, None], chosen, fallback)
+
+
+def _widest_windows(
+    heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], *, ratio: tuple[float, float]
+) -> npt.NDArray[np.int64]:
+    """The largest centred window whose width / height lies within `ratio`, int64 (N, 4)."""
+    image_ratio = widths / heights
+    crop_heights = np.where(image_ratio < ratio[0], np.rint(widths / ratio[0]), heights).astype(np.int64)
+    crop_widths = np.where(image_ratio > ratio[1], np.rint(heights * ratio[1]), widths).astype(np.int64)
+    crop_heights, crop_widths = np.maximum(crop_heights, 1), np.maximum(crop_widths, 1)
+    return np.stack([(heights - crop_heights) // 2, (widths - crop_widths) // 2, crop_heights, crop_widths], axis=1)

@@ -1,0 +1,81 @@
+"""Where images come from: labels and sizes as arrays, pixels by sample id.
+
+FolderSource (pipelines/folder.py) and ArraySource have the same door, `Source`.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Source(Protocol):
+    """The samples of one split; sample ids are 0..N-1.
+
+    class_names: one per label.
+    labels_N: int64 (N,), 0..num_classes-1.
+    sizes_N2: int32 (N, 2), height and width of each stored image in pixels.
+    is_grey: every image is grey.
+    """
+
+    class_names: tuple[str, ...]
+    labels_N: npt.NDArray[np.int64]
+    sizes_N2: npt.NDArray[np.int32]
+    is_grey: bool
+
+    def read_image(self, sample_id: int, *, channels: int) -> npt.NDArray[np.uint8]:
+        """The pixels, uint8 (H, W, C).
+
+        Raises:
+            ValueError: The image cannot be read; the message names it.
+        """
+        ...
+
+    def take(self, ids: npt.NDArray[np.int64]) -> "Source":
+        """The samples `ids` as a source of their own, numbered from 0."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of what the samples are, the same wherever the data lies."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySource:
+    """Images of one size in memory: images_NHWC is uint8 (N, H, W, C), C being 1 or 3."""
+
+    class_names: tuple[str, ...]
+    labels_N: npt.NDArray[np.int64]
+    images_NHWC: npt.NDArray[np.uint8]
+
+    @property
+    def sizes_N2(self) -> npt.NDArray[np.int32]:
+        """int32 (N, 2), height and width."""
+        return np.tile(np.array(self.images_NHWC.shape[1:3], dtype=np.int32), (len(self.labels_N), 1))
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether the images have one channel."""
+        return self.images_NHWC.shape[3] == 1
+
+    def read_image(self, sample_id: int, *, channels: int) -> npt.NDArray[np.uint8]:
+        """The pixels, uint8 (H, W, C); grey is repeated where three channels are asked for."""
+        image = self.images_NHWC[sample_id]
+        if image.shape[2] == channels:
+            return image
+        if channels == 3:
+            return np.repeat(image, 3, axis=2)
+        raise ValueError(f"input.channels={channels}, but these images have {image.shape[2]}; use 3.")
+
+    def take(self, ids: npt.NDArray[np.int64]) -> "ArraySource":
+        """The samples `ids`, numbered from 0."""
+        return replace(self, labels_N=self.labels_N[ids], images_NHWC=self.images_NHWC[ids])
+
+    def fingerprint(self) -> str:
+        """A hash of class names, labels and pixels."""
+        digest = hashlib.sha256(repr((self.class_names, self.images_NHWC.shape)).encode())
+        digest.update(self.labels_N.tobytes())
+        digest.update(self.images_NHWC.tobytes())
+        return digest.hexdigest()

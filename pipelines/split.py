@@ -1,0 +1,44 @@
+"""Stratified splits by seed, with scikit-learn."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import train_test_split
+
+from pipelines.source import Source
+
+
+class Parts(NamedTuple):
+    """The two parts of a split: `rest` to train on, `held_out` with the asked fraction of each class."""
+
+    rest: Source
+    held_out: Source
+
+
+def split_source(source: Source, *, held_out_frac: float, seed: int) -> Parts:
+    """Sets a fraction of each class aside.
+
+    Raises:
+        ValueError: A class has fewer than two images, or the fraction leaves a part without every class.
+    """
+    counts = np.bincount(source.labels_N, minlength=len(source.class_names))
+    num_classes, num_samples = len(counts), len(source.labels_N)
+    num_held_out = int(np.ceil(num_samples * held_out_frac))
+    smallest = int(counts.argmin())
+    if counts[smallest] < 2 or num_held_out < num_classes or num_samples - num_held_out < num_classes:
+        needed = num_classes / num_samples
+        raise ValueError(
+            f"cannot split {num_samples} images of {num_classes} classes (the smallest, "
+            f"{source.class_names[smallest]!r}, has {counts[smallest]}) with data.val_frac={held_out_frac:g}: each "
+            f"class needs an image on both sides; add images, give val/ yourself, use a fraction of at least "
+            f"{needed:.3f}, or data.val_frac=0 with run.select=last."
+        )
+    rest, held_out = train_test_split(
+        np.arange(num_samples), test_size=num_held_out, stratify=source.labels_N, random_state=seed
+    )
+    return Parts(source.take(_sorted(rest)), source.take(_sorted(held_out)))
+
+
+def _sorted(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.sort(ids).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Run folders -> pictures and tables. No torch in this room."""
