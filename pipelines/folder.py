@@ -169,14 +169,15 @@ def _read_headers(paths: list[str], *, show_progress: bool) -> list[Header]:
             return f"{path}: {error}"
 
     with ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1))) as pool:
-        results = pool.map(header_or_error, paths, chunksize=256)
+        results = pool.map(header_or_error, paths)
         bar = tqdm(results, total=len(paths), desc="reading headers", unit="file", disable=not show_progress or None)
         headers = list(bar)
     bad = [result for result in headers if isinstance(result, str)]
     if bad:
         raise ValueError(
-            f"{len(bad)} of {len(paths)} files cannot be read as images:\n  " + "\n  ".join(bad[:_NUM_NAMED])
-            + ("\n  ..." if len(bad) > _NUM_NAMED else "") + "\nRemove or replace them."
+            f"{len(bad)} of {len(paths)} files cannot be read as images:\n  "
+            + "\n  ".join(bad[:_NUM_NAMED] + ["..."] * (len(bad) > _NUM_NAMED))
+            + "\nRemove or replace them."
         )
     return [result for result in headers if isinstance(result, Header)]
 

@@ -1,0 +1,53 @@
+"""Mean and standard deviation per channel, measured on the stored pixels."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.counter import Stream, random_bits
+from pipelines.source import Source
+
+NUM_MEASURED = 10_000  # the mean of CIFAR-10 over so many images differs by under 0.001 from that over all
+
+
+class ChannelStatistics(NamedTuple):
+    """Per channel, on the scale 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def measure_statistics(source: Source, *, channels: int, show_progress: bool) -> ChannelStatistics:
+    """Mean and standard deviation over all pixels of up to 10,000 images of the source.
+
+    Which images depends on their number alone, and the sums are integers, so every machine and every number of
+    processes finds the same values.
+
+    Raises:
+        ValueError: An image cannot be read, or all pixels of a channel are equal.
+    """
+    num_samples = len(source.labels_N)
+    ids = np.argsort(random_bits(0, Stream.SAMPLE, np.arange(num_samples)), kind="stable")[:NUM_MEASURED]
+
+    def sums(sample_id: int) -> np.ndarray:
+        pixels = source.read_image(sample_id, channels=channels).reshape(-1, channels).astype(np.int64)
+        return np.stack([np.full(channels, len(pixels)), pixels.sum(axis=0), (pixels * pixels).sum(axis=0)])
+
+    total = np.zeros((3, channels), dtype=np.int64)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        results = pool.map(sums, (int(sample_id) for sample_id in ids))
+        for result in tqdm(
+            results, total=len(ids), desc="measuring mean", unit="image", disable=not show_progress or None
+        ):
+            total += result
+    mean = total[1] / total[0]
+    std = np.sqrt(total[2] / total[0] - mean * mean)
+    if (std == 0).any():
+        raise ValueError("all pixels of a channel are equal, so std cannot be measured; give input.mean and input.std.")
+    return ChannelStatistics(
+        mean=tuple(round(float(value) / 255, 6) for value in mean),
+        std=tuple(round(float(value) / 255, 6) for value in std),
+    )
