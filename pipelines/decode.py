@@ -4,7 +4,6 @@ bytes -> header (size, grey?) | bytes -> decode -> EXIF orientation -> 8 bits ->
 """
 
 import io
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -55,17 +54,24 @@ def decode_image(encoded: bytes, *, channels: int) -> npt.NDArray[np.uint8]:
     """
     try:
         with _open(encoded) as image:
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.asarray(_to_8_bits(upright).convert("L" if channels == 1 else "RGB"))
+            pixels = np.asarray(_to_8_bits(_upright(image)).convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # as above
         raise ValueError(_reason(error)) from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def _open(file: str | bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    num_pixels = image.width * image.height
+    if Image.MAX_IMAGE_PIXELS is not None and num_pixels > Image.MAX_IMAGE_PIXELS:  # Pillow itself only warns here
+        raise ValueError(f"its header claims {image.width} x {image.height} pixels, more than is safe to decode")
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:  # exif_transpose would copy the pixels all the same
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -6,15 +6,14 @@ ROOT -> scan of each split (names, labels) -> headers of all files (sizes, grey)
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from pipelines.decode import Header, decode_image, read_header
+from pipelines.parallel import map_in_threads
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 _NUM_NAMED = 5  # how many files or classes an error names before it only counts them
@@ -168,10 +167,9 @@ def _read_headers(paths: list[str], *, show_progress: bool) -> list[Header]:
         except ValueError as error:
             return f"{path}: {error}"
 
-    with ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1))) as pool:
-        results = pool.map(header_or_error, paths)
-        bar = tqdm(results, total=len(paths), desc="reading headers", unit="file", disable=not show_progress or None)
-        headers = list(bar)
+    headers = list(
+        map_in_threads(header_or_error, paths, title="reading headers", unit="file", show_progress=show_progress)
+    )
     bad = [result for result in headers if isinstance(result, str)]
     if bad:
         raise ValueError(

@@ -27,8 +27,10 @@ def carry_out(
     """
     image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
     top, left, height, width = (int(value) for value in plan.windows_N4[row])
-    image = tv.crop(image, top, left, height, width)
-    image = tv.resize(image, [size_px, size_px], interpolation=InterpolationMode(interpolation), antialias=True)
+    if (top, left, height, width) != (0, 0, *image.shape[1:]):
+        image = tv.crop(image, top, left, height, width)
+    if (height, width) != (size_px, size_px):
+        image = tv.resize(image, [size_px, size_px], interpolation=InterpolationMode(interpolation), antialias=True)
     down, right = (int(value) for value in plan.shifts_N2[row])
     if down or right:
         border = max(abs(down), abs(right))

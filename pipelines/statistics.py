@@ -1,13 +1,12 @@
 """Mean and standard deviation per channel, measured on the stored pixels."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+import numpy.typing as npt
 
 from pipelines.counter import Stream, random_bits
+from pipelines.parallel import map_in_threads
 from pipelines.source import Source
 
 NUM_MEASURED = 10_000  # the mean of CIFAR-10 over so many images differs by under 0.001 from that over all
@@ -32,17 +31,13 @@ def measure_statistics(source: Source, *, channels: int, show_progress: bool) ->
     num_samples = len(source.labels_N)
     ids = np.argsort(random_bits(0, Stream.SAMPLE, np.arange(num_samples)), kind="stable")[:NUM_MEASURED]
 
-    def sums(sample_id: int) -> np.ndarray:
+    def sums(sample_id: int) -> npt.NDArray[np.int64]:
         pixels = source.read_image(sample_id, channels=channels).reshape(-1, channels).astype(np.int64)
         return np.stack([np.full(channels, len(pixels)), pixels.sum(axis=0), (pixels * pixels).sum(axis=0)])
 
     total = np.zeros((3, channels), dtype=np.int64)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        results = pool.map(sums, (int(sample_id) for sample_id in ids))
-        for result in tqdm(
-            results, total=len(ids), desc="measuring mean", unit="image", disable=not show_progress or None
-        ):
-            total += result
+    for result in map_in_threads(sums, ids.tolist(), title="measuring mean", unit="image", show_progress=show_progress):
+        total += result
     mean = total[1] / total[0]
     std = np.sqrt(total[2] / total[0] - mean * mean)
     if (std == 0).any():

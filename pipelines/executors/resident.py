@@ -5,17 +5,15 @@ source -> decode all (threads) -> store (N, H, W, C) | plan -> gather, resize wh
 Where the window of an image is the same in every epoch, the store holds the window already resized.
 """
 
-import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pipelines.geometry import carry_out
+from pipelines.parallel import map_in_threads
 from pipelines.plan import Plan
 from pipelines.source import Source
 
@@ -99,10 +97,8 @@ def load_store(
         store[sample_id] = pixels
         return None
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        results = pool.map(load, range(num_samples))
-        bar = tqdm(results, total=num_samples, desc="decoding", unit="image", disable=not show_progress or None)
-        bad = [error for error in bar if error is not None]
+    errors = map_in_threads(load, range(num_samples), title="decoding", unit="image", show_progress=show_progress)
+    bad = [error for error in errors if error is not None]
     if bad:
         raise ValueError(
             f"{len(bad)} of {num_samples} images cannot be read:\n  "

@@ -1,0 +1,185 @@
+"""Checkpoints that are whole or not there.
+
+step_00000120.tmp/ -> files written and synced -> manifest with their sha256 -> renamed to step_00000120/
+
+model.safetensors   weights and buffers
+model.json          what they are: model name and arguments, classes, input specification
+training_state.pt   optimizer, loader, step and sums; loads with weights_only
+manifest.json       step, best step, sha256 of the others
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+_FILES = ("model.safetensors", "model.json", "training_state.pt")
+_NUM_LISTED = 10  # keys of a mismatch that an error lists before it only counts them
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    step: int,
+    best_step: int | None,
+    weights: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+    training_state: Mapping[str, Any],
+) -> Path:
+    """Writes `folder/step_<step>`; until it is whole, it is called .tmp, and nothing else is touched.
+
+    Args:
+        folder: The checkpoints of a run.
+        step: Optimizer steps taken.
+        best_step: The step of the best checkpoint so far, None if there is no choice to make.
+        weights: The module's state dict.
+        card: What the weights are, plain values.
+        training_state: Tensors and plain values, what training needs to go on.
+
+    Returns:
+        The new checkpoint.
+
+    Raises:
+        OSError: The disk is full or broken. Earlier checkpoints are as they were.
+    """
+    final = folder / f"step_{step:08d}"
+    temporary = final.with_suffix(".tmp")
+    try:
+        temporary.mkdir(parents=True)
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, temporary / _FILES[0])
+        (temporary / _FILES[1]).write_text(json.dumps(card, indent=2) + "\n")
+        torch.save(dict(training_state), temporary / _FILES[2])
+        digests = {name: _sync_and_hash(temporary / name) for name in _FILES}
+        manifest = {"step": step, "best_step": best_step, "sha256": digests}
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        _sync_and_hash(temporary / "manifest.json")
+    except Exception as error:  # safetensors and torch.save report a full disk as errors of their own
+        shutil.rmtree(temporary, ignore_errors=True)
+        free_mib = shutil.disk_usage(folder if folder.exists() else folder.parent).free / 2**20
+        raise OSError(
+            f"could not write checkpoint {final} ({free_mib:.0f} MiB free there): {error}. Earlier checkpoints are "
+            "whole: free some space and start the same command again, it continues from the newest."
+        ) from error
+    if final.exists():  # left by an earlier start that found it broken
+        shutil.rmtree(final)
+    os.rename(temporary, final)
+    _sync_folder(folder)
+    return final
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, or None, and a line on each newer one that was passed over."""
+    passed_over = []
+    for path in sorted(folder.glob("step_*"), reverse=True):
+        reason = "half-written" if path.suffix == ".tmp" else _find_damage(path)
+        if reason is None:
+            return path, passed_over
+        passed_over.append(f"{path.name}: {reason}, passed over")
+    return None, passed_over
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """step, best_step and sha256 of a checkpoint."""
+    manifest: dict[str, Any] = json.loads((checkpoint / "manifest.json").read_text())
+    return manifest
+
+
+def read_card(checkpoint: Path) -> dict[str, Any]:
+    """What the weights of a checkpoint are."""
+    card: dict[str, Any] = json.loads((checkpoint / "model.json").read_text())
+    return card
+
+
+def scored_checkpoint(folder: Path) -> Path:
+    """The checkpoint that a run is judged by: the best so far, or the newest where none is chosen.
+
+    Raises:
+        FileNotFoundError: There is no whole checkpoint, or the best one is gone.
+    """
+    newest, _ = newest_checkpoint(folder)
+    if newest is None:
+        raise FileNotFoundError(f"{folder} holds no whole checkpoint; train first, or give another run.")
+    best_step = read_manifest(newest)["best_step"]
+    chosen = newest if best_step is None else folder / f"step_{best_step:08d}"
+    damage = _find_damage(chosen)
+    if damage is not None:
+        raise FileNotFoundError(f"{chosen}, the best checkpoint, is {damage}; give another run.")
+    return chosen
+
+
+def prune_checkpoints(folder: Path, *, keep: int, best_step: int | None) -> None:
+    """Removes all but the `keep` newest whole checkpoints and the best, and what is half-written."""
+    for path in folder.glob("step_*.tmp"):
+        shutil.rmtree(path)
+    for path in sorted(path for path in folder.glob("step_*"))[:-keep]:
+        if best_step is None or path.name != f"step_{best_step:08d}":
+            shutil.rmtree(path)
+
+
+def load_weights(module: nn.Module, checkpoint: Path) -> None:
+    """Loads the weights of a checkpoint into a module of the same architecture.
+
+    Raises:
+        ValueError: Names or shapes differ; `-` lists what the module misses, `+` what the checkpoint has beyond it.
+    """
+    loaded = load_file(checkpoint / "model.safetensors")
+    wanted = module.state_dict()
+    lines = [f"  - {name} {_shape(wanted[name])}" for name in wanted if name not in loaded]
+    lines += [f"  + {name} {_shape(loaded[name])}" for name in loaded if name not in wanted]
+    for name in wanted.keys() & loaded.keys():
+        if wanted[name].shape != loaded[name].shape:
+            lines += [f"  - {name} {_shape(wanted[name])}", f"  + {name} {_shape(loaded[name])}"]
+    if lines:
+        shown = lines[:_NUM_LISTED] + ([f"  ... {len(lines)} lines in all"] if len(lines) > _NUM_LISTED else [])
+        raise ValueError(
+            f"{checkpoint} holds another architecture (- the model has, + the checkpoint has):\n" + "\n".join(shown) + "\n"
+            "Give the model.name and model.args that it was trained with (its model.json says them)."
+        )
+    module.load_state_dict(loaded)
+
+
+def load_training_state(checkpoint: Path) -> dict[str, Any]:
+    """The training state of a checkpoint, tensors on the CPU; nothing in it can run code."""
+    state: dict[str, Any] = torch.load(checkpoint / "training_state.pt", map_location="cpu", weights_only=True)
+    return state
+
+
+def _find_damage(checkpoint: Path) -> str | None:
+    try:
+        digests = read_manifest(checkpoint)["sha256"]
+        broken = [name for name in _FILES if _hash(checkpoint / name) != digests[name]]
+    except FileNotFoundError as error:
+        return f"incomplete ({Path(error.filename).name} is missing)"
+    except (ValueError, KeyError):
+        return "incomplete (its manifest.json cannot be read)"
+    return f"damaged ({', '.join(broken)} changed since it was written)" if broken else None
+
+
+def _sync_and_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return _hash(path)
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "scalar"

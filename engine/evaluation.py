@@ -1,0 +1,107 @@
+"""Exact evaluation: every sample counted once, at any number of processes, and the count checked.
+
+loader (same batches at any world size) -> logits -> integer sums on the device -> one all-reduce -> Evaluation
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from engine.runtime import Runtime
+from pipelines.batch import Loader
+
+_LOSS_UNIT = 2**24  # losses are summed as integers of this fraction, so that the order of summation cannot matter
+_TOP = 5
+
+
+class Evaluation(NamedTuple):
+    """The score of one split. `top5_frac` is None for five classes or fewer, where it says nothing."""
+
+    num_samples: int
+    num_correct: int
+    top1_frac: float
+    top5_frac: float | None
+    loss: float
+    per_class_top1_frac: tuple[float | None, ...]
+
+
+def evaluate(module: nn.Module, loader: Loader, *, num_classes: int, runtime: Runtime) -> Evaluation:
+    """Scores the module, in eval mode, on all samples of the loader; it is left in the mode it was in.
+
+    Args:
+        module: images (N, C, H, W) -> logits (N, K).
+        loader: The samples; rows with valid False are not counted.
+        num_classes: K.
+        runtime: Device, autocast and all-reduce.
+
+    Returns:
+        Top-1, top-5, mean cross entropy (rounded to 6 decimals, without label smoothing) and top-1 per class.
+
+    Raises:
+        RuntimeError: Not exactly the loader's samples were counted.
+        FloatingPointError: The loss of a sample is not finite.
+    """
+    was_training = module.training
+    module.eval()
+    seen_K = torch.zeros(num_classes, dtype=torch.int64, device=runtime.device)
+    correct_K, top5_K = torch.zeros_like(seen_K), torch.zeros_like(seen_K)
+    losses_2 = torch.zeros(2, dtype=torch.int64, device=runtime.device)  # sum in units, number not finite
+    with torch.inference_mode():
+        for batch in loader:
+            with runtime.autocast():
+                logits_NK = module(*batch.inputs)
+            logits_NK = logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
+            labels_N, valid_N = batch.labels_N, batch.valid_N
+            ranked = logits_NK.topk(min(_TOP, num_classes), dim=1).indices == labels_N[:, None]
+            seen_K.index_add_(0, labels_N, valid_N.long())
+            correct_K.index_add_(0, labels_N, (ranked[:, 0] & valid_N).long())
+            top5_K.index_add_(0, labels_N, (ranked.any(dim=1) & valid_N).long())
+            loss_N = F.cross_entropy(logits_NK, labels_N, reduction="none").double()
+            finite_N = loss_N.isfinite()
+            units_N = torch.where(finite_N & valid_N, loss_N, 0.0).mul(_LOSS_UNIT).round().long()
+            losses_2 += torch.stack([units_N.sum(), (~finite_N & valid_N).sum()])
+    module.train(was_training)
+    sums = runtime.sum_over_ranks(torch.cat([seen_K, correct_K, top5_K, losses_2])).tolist()
+    return _evaluation(sums, num_classes=num_classes, num_samples=loader.num_samples)
+
+
+def _evaluation(sums: list[int], *, num_classes: int, num_samples: int) -> Evaluation:
+    seen, correct, top5 = (sums[k * num_classes : (k + 1) * num_classes] for k in range(3))
+    loss_units, num_not_finite = sums[3 * num_classes :]
+    if sum(seen) != num_samples:
+        raise RuntimeError(f"evaluation counted {sum(seen)} samples, but the split has {num_samples}.")
+    if num_not_finite:
+        raise FloatingPointError(f"the loss of {num_not_finite} of {num_samples} evaluated samples is not finite.")
+    return Evaluation(
+        num_samples=num_samples,
+        num_correct=sum(correct),
+        top1_frac=sum(correct) / num_samples,
+        top5_frac=sum(top5) / num_samples if num_classes > _TOP else None,
+        loss=round(loss_units / _LOSS_UNIT / num_samples, 6),
+        per_class_top1_frac=tuple(right / count if count else None for right, count in zip(correct, seen, strict=True)),
+    )
+
+
+def to_metrics(score: Evaluation, *, split: str, class_names: Sequence[str] = ()) -> dict[str, float | int]:
+    """Flat keys such as `test/top1_frac`; with class names also `test/top1_frac/<class>`."""
+    metrics: dict[str, float | int] = {
+        f"{split}/top1_frac": score.top1_frac,
+        f"{split}/loss": score.loss,
+        f"{split}/num_samples": score.num_samples,
+    }
+    if score.top5_frac is not None:
+        metrics[f"{split}/top5_frac"] = score.top5_frac
+    for name, frac in zip(class_names, score.per_class_top1_frac if class_names else (), strict=True):
+        if frac is not None:
+            metrics[f"{split}/top1_frac/{name}"] = frac
+    return metrics
+
+
+def summary_line(score: Evaluation, *, split: str) -> str:
+    """`test: top-1 98.61 % (355 of 360), top-5 100.00 %, loss 0.0432`."""
+    top5 = "" if score.top5_frac is None else f"top-5 {100 * score.top5_frac:.2f} %, "
+    right = f"{score.num_correct} of {score.num_samples}"
+    return f"{split}: top-1 {100 * score.top1_frac:.2f} % ({right}), {top5}loss {score.loss:.4f}"

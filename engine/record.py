@@ -1,0 +1,143 @@
+"""The run folder: what a run leaves for people, for `report/` and for its own continuation. No torch here.
+
+config.yaml       what was asked for, every field resolved
+environment.json  versions, hardware, commit, command, launcher
+metrics.jsonl     a line per log step and per epoch; keys are split/quantity_unit
+result.json       the end: flat keys such as test/top1_frac; there once the run is finished
+curves.png        drawn by report/
+checkpoints/      written by engine/checkpoint.py
+tensorboard/      events
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.load import differing_keys
+
+_PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow", "scikit-learn", "safetensors")
+
+
+class RunFolder:
+    """One run's folder; every file is replaced whole or appended a line at a time."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / "config.yaml").exists()
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration of the run that was started here, as nested dicts.
+
+        Raises:
+            FileNotFoundError: No run was started here.
+        """
+        if not self.holds_run():
+            raise FileNotFoundError(f"{self.path} is not a run folder: it has no config.yaml; give a folder of train.py.")
+        plain: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        return plain
+
+    def read_result(self) -> dict[str, Any] | None:
+        """result.json, or None while the run is not finished."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def check_continues(self, config: dict[str, Any]) -> None:
+        """Checks that the run here, if any, is the one that `config` asks for.
+
+        Raises:
+            FileExistsError: `config` says resume never, and a run is here.
+            ValueError: The configurations differ in what determines the result; the keys are listed.
+        """
+        if not self.holds_run():
+            return
+        if config["resume"] == "never":
+            raise FileExistsError(
+                f"{self.path} already holds a run and resume=never; use another --run.out, or --resume auto."
+            )
+        differing = differing_keys(config, self.read_config())
+        if differing:
+            raise ValueError(
+                f"{self.path} holds a run with another configuration (there -> asked for):\n  "
+                + "\n  ".join(differing)
+                + "\nSet these as they were to continue it, or use another --run.out for a new run."
+            )
+
+    def save_start(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Writes config.yaml and environment.json, making the folder."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
+        self._replace("config.yaml", yaml.safe_dump(config, sort_keys=False))
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        """Writes result.json, which says that the run is finished."""
+        self._replace("result.json", json.dumps(result, indent=2) + "\n")
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Adds a line to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; a last line cut short by a kill is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Removes the rows that a continued run will write again."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        self._replace("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def _replace(self, name: str, text: str) -> None:
+        replace_file(self.path / name, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a run after a kill, finds the old one or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def describe_environment(extra: dict[str, Any]) -> dict[str, Any]:
+    """What the run depends on beside its configuration: versions, machine, commit, command line, and `extra`."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "git_commit": _git_commit(),
+        **extra,
+    }
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git, or installed from an archive
+    return commit.stdout.strip()

@@ -1,0 +1,193 @@
+"""Where and with whom this process runs: device, ranks, precision. The only file that imports accelerate.
+
+launcher's environment -> launcher_settings, check_launch -> start_runtime -> Runtime
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class LauncherSettings(NamedTuple):
+    """What `accelerate launch` was told by options of its own; None where it was not."""
+
+    accumulation: int | None
+    precision: str | None
+
+
+class Prepared(NamedTuple):
+    """A module as it is trained (wrapped for several processes), and its optimizer."""
+
+    module: nn.Module
+    optimizer: AcceleratedOptimizer
+
+
+class Runtime:
+    """This process among its ranks.
+
+    device: where it computes. dtype: of parameters and inputs. rank, world_size, local_world_size: as torch's.
+    """
+
+    def __init__(self, accelerator: Accelerator, *, precision: str, local_world_size: int) -> None:
+        self._accelerator = accelerator
+        self.device: torch.device = accelerator.device
+        self.dtype = torch.float64 if precision == "fp64" else torch.float32
+        self.rank: int = accelerator.process_index
+        self.world_size: int = accelerator.num_processes
+        self.local_world_size = local_world_size
+        self.is_main: bool = accelerator.is_main_process
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """The module on this device, in this precision."""
+        return module.to(device=self.device, dtype=self.dtype)
+
+    def prepare(self, module: nn.Module, optimizer: Optimizer) -> Prepared:
+        """Wraps module and optimizer for training; what was prepared before is let go."""
+        self._accelerator.free_memory()
+        return Prepared(*self._accelerator.prepare(module, optimizer))
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Mixed precision for the forward pass."""
+        context: contextlib.AbstractContextManager[Any] = self._accelerator.autocast()
+        return context
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass, with loss scaling in fp16."""
+        self._accelerator.backward(loss)
+
+    def no_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """Gradients stay on this rank until a backward pass outside this context."""
+        context: contextlib.AbstractContextManager[Any] = self._accelerator.no_sync(module)
+        return context
+
+    def scaler_state(self) -> dict[str, Any] | None:
+        """The state of the fp16 loss scaler, None without one."""
+        return self._accelerator.scaler.state_dict() if self._accelerator.scaler is not None else None
+
+    def load_scaler_state(self, state: dict[str, Any] | None) -> None:
+        """Restores `scaler_state`."""
+        if self._accelerator.scaler is not None and state is not None:
+            self._accelerator.scaler.load_state_dict(state)
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, on every rank."""
+        return self._accelerator.reduce(values, reduction="sum")  # type: ignore[no-any-return]
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The tensors of all ranks, concatenated, on every rank."""
+        return self._accelerator.gather(values)  # type: ignore[no-any-return]
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Sets floating-point buffers (BatchNorm's running statistics) to their mean over the ranks."""
+        if self.world_size == 1:
+            return
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self.sum_over_ranks(buffer) / self.world_size)
+
+    def wait_for_all(self) -> None:
+        """Returns when every rank has come here."""
+        self._accelerator.wait_for_everyone()
+
+    def start_trackers(self, folder: Path, *, first_step: int) -> None:
+        """Opens TensorBoard's event file in `folder`; events after `first_step` of an earlier start are dropped."""
+        self._accelerator.project_configuration.set_directories(str(folder))
+        self._accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": first_step + 1}})
+
+    def log(self, metrics: Mapping[str, Any], *, step: int) -> None:
+        """Sends numbers to the trackers."""
+        self._accelerator.log({key: value for key, value in metrics.items() if isinstance(value, int | float)}, step=step)
+
+    def end(self) -> None:
+        """Closes trackers and the process group."""
+        self._accelerator.end_training()
+
+
+def launcher_settings(environ: Mapping[str, str]) -> LauncherSettings:
+    """What `accelerate launch` was told about accumulation and precision."""
+    accumulation = int(environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
+    mixed = environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    return LauncherSettings(
+        accumulation=accumulation if accumulation > 1 else None, precision=mixed if mixed != "no" else None
+    )
+
+
+def check_launch(environ: Mapping[str, str], *, world_size: int | None) -> None:
+    """Checks that the processes that were asked for are the processes that there are.
+
+    `accelerate launch --cpu --num_processes 2` starts the script alone, with world size 1 and no word (accelerate
+    1.15): it sets MASTER_ADDR, but neither RANK nor WORLD_SIZE.
+
+    Args:
+        environ: The environment of this process.
+        world_size: What run.world_size asks for, or None.
+
+    Raises:
+        ValueError: They are not; the message says what to type.
+    """
+    present = int(environ.get("WORLD_SIZE", "1"))
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in environ
+    by_slurm = int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    alone = "WORLD_SIZE" not in environ and ((by_accelerate and "MASTER_ADDR" in environ) or by_slurm)
+    if not alone and world_size in (None, present):
+        return
+    asked = world_size or environ.get("SLURM_STEP_NUM_TASKS", "N")
+    found = "this process was started alone" if alone else f"run.world_size={world_size}, but there are {present}"
+    raise ValueError(
+        f"several processes were asked for, but {found}: each would train by itself. Type\n"
+        f"  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked} train.py ...   (on CPU)\n"
+        f"  accelerate launch --multi_gpu --num_processes {asked} train.py ...   (on GPUs)\n"
+        f"  torchrun --nproc-per-node {asked} train.py ...   (either)"
+    )
+
+
+def start_runtime(*, precision: str, num_threads: int | None, world_size: int | None) -> Runtime:
+    """Joins the process group, if there is one, and sets the number of CPU threads.
+
+    Args:
+        precision: fp32, bf16, fp16 or fp64.
+        num_threads: CPU threads of this process; None = CPU cores / processes on this machine.
+        world_size: Number of processes that must be there, or None.
+
+    Raises:
+        ValueError: Processes that were asked for are not there, or fp16 without a GPU.
+    """
+    check_launch(os.environ, world_size=world_size)
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("train.precision=fp16 needs a GPU, and there is none here; use bf16 or fp32.")
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # the window of accumulation is our own (engine.fit): accelerate must not divide the loss again
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate warns without; the next lines decide
+    accelerator = Accelerator(mixed_precision=_MIXED[precision], log_with="tensorboard", project_dir=".")
+    torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // local_world_size))
+    present = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != present:
+        raise ValueError(f"the launcher started {present} processes, but {accelerator.num_processes} found each other.")
+    return Runtime(accelerator, precision=precision, local_world_size=local_world_size)
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Ends the program on an error a user can cause with its message alone; TRACEBACK=1 shows where it came from."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("TRACEBACK"):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}\n({Path(place.filename).name}:{place.lineno}; TRACEBACK=1 shows more)", file=sys.stderr)
+        raise SystemExit(1) from None
