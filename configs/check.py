@@ -67,12 +67,13 @@ def check_config(config: Config) -> None:
         _check_rrc(config)
 
 
-def check_batch(config: Config, *, world_size: int, accumulation: int) -> None:
+def check_batch(config: Config, *, world_size: int) -> None:
     """Checks that the global batch divides into equal micro-batches.
 
     Raises:
         ValueError: It does not; the message offers the multiples on either side.
     """
+    accumulation = config.train.accumulation or 1
     batch, parts = config.train.global_batch_size, world_size * accumulation
     if batch % parts == 0:
         return

@@ -52,6 +52,7 @@ def save_checkpoint(
     final = folder / f"step_{step:08d}"
     temporary = final.with_suffix(".tmp")
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a kill
         temporary.mkdir(parents=True)
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, temporary / _FILES[0])
         (temporary / _FILES[1]).write_text(json.dumps(card, indent=2) + "\n")

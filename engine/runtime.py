@@ -17,6 +17,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from configs.schema import RunConfig
+
 _MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -43,11 +45,18 @@ class Runtime:
     def __init__(self, accelerator: Accelerator, *, precision: str, local_world_size: int) -> None:
         self._accelerator = accelerator
         self.device: torch.device = accelerator.device
+        self.precision = precision
         self.dtype = torch.float64 if precision == "fp64" else torch.float32
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
         self.local_world_size = local_world_size
         self.is_main: bool = accelerator.is_main_process
+
+    def describe(self) -> str:
+        """Device, processes, threads and precision in a line, for the screen and environment.json."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        processes = f"{self.world_size} process" + "es" * (self.world_size > 1)
+        return f"{name}, {processes}, {torch.get_num_threads()} CPU threads each, {self.precision}"
 
     def place(self, module: nn.Module) -> nn.Module:
         """The module on this device, in this precision."""
@@ -102,7 +111,7 @@ class Runtime:
         self._accelerator.wait_for_everyone()
 
     def start_trackers(self, folder: Path, *, first_step: int) -> None:
-        """Opens TensorBoard's event file in `folder`; events after `first_step` of an earlier start are dropped."""
+        """Opens TensorBoard's event file in `folder`; an earlier start's events from after `first_step` are hidden."""
         self._accelerator.project_configuration.set_directories(str(folder))
         self._accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": first_step + 1}})
 
@@ -153,26 +162,27 @@ def check_launch(environ: Mapping[str, str], *, world_size: int | None) -> None:
     )
 
 
-def start_runtime(*, precision: str, num_threads: int | None, world_size: int | None) -> Runtime:
+def start_runtime(precision: str | None, run: RunConfig) -> Runtime:
     """Joins the process group, if there is one, and sets the number of CPU threads.
 
     Args:
-        precision: fp32, bf16, fp16 or fp64.
-        num_threads: CPU threads of this process; None = CPU cores / processes on this machine.
-        world_size: Number of processes that must be there, or None.
+        precision: fp32, bf16, fp16 or fp64, as `engine.build.resolve_config` decided.
+        run: num_threads and world_size are read.
 
     Raises:
         ValueError: Processes that were asked for are not there, or fp16 without a GPU.
     """
-    check_launch(os.environ, world_size=world_size)
-    if precision == "fp16" and not torch.cuda.is_available():
+    assert precision is not None, "resolve_config has decided it"
+    check_launch(os.environ, world_size=run.world_size)
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if precision == "fp16" and (on_cpu or not torch.cuda.is_available()):
         raise ValueError("train.precision=fp16 needs a GPU, and there is none here; use bf16 or fp32.")
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # the window of accumulation is our own (engine.fit): accelerate must not divide the loss again
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate warns without; the next lines decide
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate warns without; set_num_threads decides
     accelerator = Accelerator(mixed_precision=_MIXED[precision], log_with="tensorboard", project_dir=".")
-    torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // local_world_size))
+    torch.set_num_threads(run.num_threads or max(1, (os.cpu_count() or 1) // local_world_size))
     present = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != present:
         raise ValueError(f"the launcher started {present} processes, but {accelerator.num_processes} found each other.")

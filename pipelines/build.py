@@ -5,7 +5,7 @@ DataConfig -> splits -> InputSpec completed -> backend chosen -> PlannedLoader
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -49,6 +49,14 @@ class Place(NamedTuple):
     rank: int
     world_size: int
     local_world_size: int
+
+
+class Loaders(NamedTuple):
+    """Batches of train, shuffled and augmented, and of val and test (where there are such) for evaluation."""
+
+    train: PlannedLoader
+    evaluation: dict[str, PlannedLoader]
+    backend: "Backend"
 
 
 class Backend(NamedTuple):
@@ -123,6 +131,55 @@ def choose_backend(config: Config, data: Data) -> Backend:
         return Backend(config.loader.backend, "as configured")
     limit = f"{gib:.3g} GiB decoded, loader.resident_max_gib={config.loader.resident_max_gib:g}"
     return Backend("resident" if gib <= config.loader.resident_max_gib else "reference", limit)
+
+
+def build_loaders(config: Config, data: Data, *, place: Place, show_progress: bool) -> Loaders:
+    """The loaders of a training run.
+
+    Raises:
+        ValueError: The global batch does not fit the data or the world size, or an image cannot be read.
+    """
+    evaluated = {"val": data.val, "test": data.test}
+    return Loaders(
+        train=build_training_loader(config, data, place=place, show_progress=show_progress),
+        evaluation={
+            split: build_evaluation_loader(config, data, source, place=place, show_progress=show_progress)
+            for split, source in evaluated.items()
+            if source is not None
+        },
+        backend=choose_backend(config, data),
+    )
+
+
+def source_of_split(data: Data, split: str, *, class_names: Sequence[str]) -> Source:
+    """The samples of train, val or test.
+
+    Raises:
+        ValueError: There is no such split, or its classes are not `class_names`.
+    """
+    source = {"train": data.train, "val": data.val, "test": data.test}[split]
+    if source is None:
+        present = [name for name in ("train", "val", "test") if getattr(data, name) is not None]
+        raise ValueError(f"the data has no {split}; there is {', '.join(present)}.")
+    if list(source.class_names) != list(class_names):
+        missing = [f"- {name}" for name in class_names if name not in source.class_names]
+        unknown = [f"+ {name}" for name in source.class_names if name not in class_names]
+        raise ValueError(f"the data has other classes than the checkpoint: {', '.join(missing + unknown)}.")
+    return source
+
+
+def describe_data(data: Data, loaders: Loaders) -> str:
+    """A few lines on what is trained on, for the screen."""
+    sizes = [f"{len(data.train.labels_N):,} train"]
+    sizes += [f"{loader.num_samples:,} {split}" for split, loader in loaders.evaluation.items()]
+    spec, train = data.spec, loaders.train
+    mean, std = (", ".join(f"{value:.4f}" for value in _given(values)) for values in (spec.mean, spec.std))
+    return (
+        f"data: {', '.join(sizes)}; {len(data.train.class_names)} classes; {train.num_left_out} images left out of "
+        f"each epoch of {train.steps_per_epoch} steps\n"
+        f"input: {spec.size_px}x{spec.size_px}, {spec.channels} channel(s), mean ({mean}), std ({std})\n"
+        f"loader: {loaders.backend.name} ({loaders.backend.reason})"
+    )
 
 
 def build_training_loader(config: Config, data: Data, *, place: Place, show_progress: bool) -> PlannedLoader:

@@ -1,0 +1,125 @@
+"""Configuration -> what the loop needs: loss, optimizer, schedule, phases."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from configs.load import config_to_dict, default_run_folder, replace_section
+from configs.schema import Config, InputSpec, OptimConfig
+from engine.fit import FitSettings, Phase
+from engine.losses import LossFn, supervised
+from engine.runtime import launcher_settings
+from engine.schedules import LrFactor, constant, cosine, step_decay, with_warmup
+from pipelines.batch import Loader
+
+
+def resolve_config(config: Config, environ: Mapping[str, str]) -> Config:
+    """The configuration with accumulation, precision and run folder decided, once, for everything that follows.
+
+    Args:
+        config: What the recipe and the command line say.
+        environ: The environment, in which `accelerate launch` passes options of its own.
+
+    Raises:
+        ValueError: Recipe and launcher disagree.
+    """
+    for name, told in launcher_settings(environ)._asdict().items():
+        asked = getattr(config.train, name)
+        if None not in (told, asked) and told != asked:
+            raise ValueError(
+                f"train.{name}={asked}, but accelerate launch was told {told}; leave one of them out (the launcher's "
+                "may come from the file that `accelerate config` wrote)."
+            )
+    told_accumulation, told_precision = launcher_settings(environ)
+    config = replace_section(
+        config,
+        "train",
+        accumulation=config.train.accumulation or told_accumulation or 1,
+        precision=config.train.precision or told_precision or "fp32",
+    )
+    return replace_section(config, "run", out=config.run.out or default_run_folder(config))
+
+
+def build_phases(config: Config, loader: Loader) -> list[Phase]:
+    """The phases of plain training: one."""
+    assert config.train.accumulation is not None, "resolve_config has decided it"
+    return [
+        Phase(
+            name="train",
+            loader=loader,
+            epochs=config.train.epochs,
+            accumulation=config.train.accumulation,
+            build_optimizer=functools.partial(build_optimizer, config.optim),
+            lr_factor=build_schedule(config, steps_per_epoch=loader.steps_per_epoch),
+        )
+    ]
+
+
+def build_loss(config: Config) -> LossFn:
+    """The loss function of plain training."""
+    return supervised(label_smoothing=config.train.label_smoothing)
+
+
+def build_optimizer(optim: OptimConfig, module: nn.Module) -> Optimizer:
+    """The optimizer of all parameters that are trained."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if optim.name == "sgd":
+        return SGD(
+            parameters,
+            lr=optim.lr,
+            momentum=optim.momentum,
+            nesterov=optim.nesterov,
+            weight_decay=optim.weight_decay,
+        )
+    return AdamW(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+
+
+def build_schedule(config: Config, *, steps_per_epoch: int) -> LrFactor:
+    """The schedule over all epochs, warm-up included."""
+    schedule = config.schedule
+    warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
+    num_steps = config.train.epochs * steps_per_epoch - warmup_steps
+    match schedule.name:
+        case "constant":
+            after = constant()
+        case "step":
+            after = step_decay(step_size=schedule.step_epochs * steps_per_epoch, gamma=schedule.gamma)
+        case "cosine":
+            after = cosine(num_steps=max(num_steps, 1), final_frac=schedule.final_lr_frac)
+    return with_warmup(after, num_steps=warmup_steps)
+
+
+def build_settings(config: Config) -> FitSettings:
+    """How `fit` behaves."""
+    run = config.run
+    return FitSettings(
+        seed=run.seed,
+        select=run.select,
+        log_every_steps=run.log_every_steps,
+        checkpoint_every_steps=run.checkpoint_every_steps,
+        keep_checkpoints=run.keep_checkpoints,
+    )
+
+
+def build_card(config: Config, *, class_names: tuple[str, ...], spec: InputSpec) -> dict[str, Any]:
+    """What a checkpoint's weights are: model name and arguments, class names, complete input specification."""
+    return {
+        "model": config_to_dict(config.model),
+        "class_names": list(class_names),
+        "input": config_to_dict(spec),
+        "precision": config.train.precision,
+    }
+
+
+def with_card(config: Config, card: Mapping[str, Any]) -> Config:
+    """`config` with the model and the input that a checkpoint was trained with."""
+    sections = {name: {key: _tuple_of_list(value) for key, value in card[name].items()} for name in ("model", "input")}
+    config = replace_section(config, "model", **sections["model"])
+    return replace_section(config, "input", **sections["input"])
+
+
+def _tuple_of_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

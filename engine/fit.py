@@ -1,0 +1,407 @@
+"""The training loop: phases of epochs, and a state small enough to be saved whole.
+
+for each phase -> for each epoch -> for each global batch: accumulate gradients, one optimizer step
+                                 -> validate -> checkpoint (last, best)
+
+Nothing random is remembered: every micro-step seeds torch from (seed, step, micro-step, rank), the learning rate is a
+function of the step, and the loader's position is two numbers. So a run that continues equals one that never stopped.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from engine.checkpoint import load_training_state, load_weights, newest_checkpoint, prune_checkpoints, save_checkpoint
+from engine.evaluation import Evaluation, to_metrics
+from engine.losses import LossFn
+from engine.progress import Progress
+from engine.record import RunFolder
+from engine.runtime import Prepared, Runtime
+from engine.schedules import LrFactor
+from pipelines.batch import Batch, Loader, split_batch
+
+_ID_MULTIPLIER = 0x1E3779B97F4A7C15  # odd, so that no id is lost in the product modulo 2^64
+
+
+class Phase(NamedTuple):
+    """A stretch of training with one optimizer, one schedule and one loader (and so one image and batch size).
+
+    name: for messages. loader: training batches. epochs: how often to pass over it. accumulation: micro-batches per
+    optimizer step. build_optimizer: makes the optimizer for a module. lr_factor: optimizer step of this phase -> factor
+    of each group's learning rate. trains: parameter name -> whether it is trained.
+    """
+
+    name: str
+    loader: Loader
+    epochs: int
+    accumulation: int
+    build_optimizer: Callable[[nn.Module], Optimizer]
+    lr_factor: LrFactor
+    trains: Callable[[str], bool] = lambda name: True
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the phase."""
+        return self.epochs * self.loader.steps_per_epoch
+
+
+class FitSettings(NamedTuple):
+    """How `fit` behaves; the fields are those of configs.schema.RunConfig."""
+
+    seed: int
+    select: Literal["best", "last"]
+    log_every_steps: int
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+
+
+class Job(NamedTuple):
+    """What stays the same throughout a fit.
+
+    phases: in their order. loss_fn: what is learned. validate: module -> score on val, None without val. card: what
+    the weights are, kept in each checkpoint. folder, runtime, settings, progress: where, with whom, how, what is shown.
+    """
+
+    phases: list[Phase]
+    loss_fn: LossFn
+    validate: Callable[[nn.Module], Evaluation] | None
+    card: dict[str, Any]
+    folder: RunFolder
+    runtime: Runtime
+    settings: FitSettings
+    progress: Progress
+
+
+@dataclasses.dataclass
+class TrainState:
+    """Where training stands. `step` counts optimizer steps over all phases, `phase_step` within the present one.
+
+    totals: sums over this rank's samples of the present epoch, on the device. logged: their global values at the last
+    log step. best_score: (val top-1, -val loss) of `best_step`.
+    """
+
+    module: nn.Module
+    phase: int = 0
+    step: int = 0
+    phase_step: int = 0
+    totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    logged: dict[str, float] = dataclasses.field(default_factory=dict)
+    best_step: int | None = None
+    best_score: tuple[float, float] = (-1.0, 0.0)
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The training loss became infinite or not a number."""
+
+
+class _Live(NamedTuple):
+    """The present phase at work."""
+
+    phase: Phase
+    prepared: Prepared
+    peak_lrs: list[float]
+    clock: "_Clock"
+
+
+def fit(module: nn.Module, job: Job) -> TrainState:
+    """Trains the module through all phases, continuing from the newest whole checkpoint of the folder.
+
+    Args:
+        module: images (N, C, H, W) -> whatever `job.loss_fn` takes, placed on the device; trained in place.
+        job: Everything else.
+
+    Returns:
+        The final state; the last checkpoint holds the same.
+
+    Raises:
+        NonFiniteLossError: The loss is not finite; the message names the step. No checkpoint holds such a step.
+        OSError: A checkpoint cannot be written; earlier ones are whole.
+        ValueError: The checkpoint to continue from belongs to other data or another architecture.
+    """
+    state = TrainState(module)
+    saved = _restore(state, job)
+    job.runtime.start_trackers(job.folder.path, first_step=state.step)
+    for number in range(state.phase, len(job.phases)):
+        if number != state.phase:
+            state.phase, state.phase_step = number, 0
+        live = _begin_phase(state, job, saved=saved)
+        saved = None
+        while state.phase_step < live.phase.num_steps:
+            _train_epoch(state, live, job)
+            _end_epoch(state, live, job)
+    return state
+
+
+def _restore(state: TrainState, job: Job) -> dict[str, Any] | None:
+    """Weights and counters of the newest whole checkpoint into `state`; gives the rest for `_begin_phase`."""
+    checkpoint, passed_over = newest_checkpoint(job.folder.checkpoints)
+    for line in passed_over:
+        job.progress.say(f"checkpoint {line}")
+    job.runtime.wait_for_all()  # all ranks have looked before the main one changes anything
+    if checkpoint is None:
+        if job.runtime.is_main:
+            job.folder.drop_metrics_after(0)
+        return None
+    load_weights(state.module, checkpoint)
+    saved = load_training_state(checkpoint)
+    state.phase, state.step, state.phase_step = saved["phase"], saved["step"], saved["phase_step"]
+    state.best_step, state.best_score = saved["best_step"], tuple(saved["best_score"])
+    state.logged = saved["logged"]
+    if job.runtime.is_main:  # sums are global: one rank carries them on
+        state.totals = {name: value.to(job.runtime.device) for name, value in saved["totals"].items()}
+        job.folder.drop_metrics_after(state.step)
+    job.progress.say(f"continuing from {checkpoint} (step {state.step})")
+    return saved
+
+
+def _begin_phase(state: TrainState, job: Job, *, saved: dict[str, Any] | None) -> _Live:
+    phase = job.phases[state.phase]
+    for name, parameter in state.module.named_parameters():
+        parameter.requires_grad_(phase.trains(name))
+    optimizer = phase.build_optimizer(state.module)
+    prepared = job.runtime.prepare(state.module, optimizer)
+    peak_lrs = [float(group["lr"]) for group in optimizer.param_groups]
+    if saved is not None:
+        prepared.optimizer.load_state_dict(saved["optimizer"])
+        job.runtime.load_scaler_state(saved["scaler"])
+        phase.loader.load_state_dict(saved["loader"])
+    return _Live(phase, prepared, peak_lrs, _Clock())
+
+
+def _train_epoch(state: TrainState, live: _Live, job: Job) -> None:
+    """Trains to the end of the present epoch."""
+    phase, settings = live.phase, job.settings
+    first_step = state.phase_step % phase.loader.steps_per_epoch
+    last_step = state.phase_step - first_step + phase.loader.steps_per_epoch
+    job.progress.start_epoch(_epoch(state, job) + 1, num_steps=phase.loader.steps_per_epoch, first_step=first_step)
+    if first_step == 0:
+        state.totals, state.logged = {}, {}
+    live.prepared.module.train()
+    for batch in live.clock.watch(phase.loader):
+        _optimizer_step(state, live, job, batch)
+        job.progress.step()
+        if state.step % settings.log_every_steps == 0 and state.phase_step < last_step:
+            _log_step(state, live, job)
+        due = settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0
+        if due and state.phase_step < last_step:
+            _save(state, live, job)
+
+
+def _optimizer_step(state: TrainState, live: _Live, job: Job, batch: Batch) -> None:
+    """One step on a global batch; each micro-batch weighs as much as it has samples."""
+    module, optimizer = live.prepared
+    num_samples = len(batch.labels_N)
+    parts = split_batch(batch, live.phase.accumulation)
+    for index, part in enumerate(parts):
+        torch.manual_seed(_micro_seed(job.settings.seed, state.step, index, job.runtime.rank))
+        is_last = index == len(parts) - 1
+        with contextlib.nullcontext() if is_last else job.runtime.no_sync(module):
+            with job.runtime.autocast():
+                output = job.loss_fn(module, part)
+            job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
+        sums = {name: value.long() for name, value in output.sums.items()}
+        _add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
+    _set_lrs(live, factor=live.phase.lr_factor(state.phase_step))
+    optimizer.step()
+    optimizer.zero_grad()
+    state.step += 1
+    state.phase_step += 1
+
+
+def _add_to_totals(state: TrainState, batch: Batch, *, loss: Tensor, sums: dict[str, Tensor]) -> None:
+    """Adds a micro-batch to the epoch's sums, on the device: nothing here waits for it."""
+    num_samples = len(batch.labels_N)
+    never = torch.full_like(loss, -1, dtype=torch.int64)
+    additions = {
+        "loss": loss.double() * num_samples,
+        "num_samples": torch.full_like(never, num_samples),
+        "ids_hash": _hash_ids(batch.ids_N, step=state.step),
+        **sums,
+    }
+    for name, value in additions.items():
+        state.totals[name] = state.totals[name] + value if name in state.totals else value
+    bad_step = state.totals.get("bad_step", never)
+    is_new = ~loss.isfinite() & (bad_step < 0)
+    state.totals["bad_step"] = torch.where(is_new, state.step + 1, bad_step)
+
+
+def _log_step(state: TrainState, live: _Live, job: Job) -> None:
+    """Writes the metrics since the last log step; the only place within an epoch that waits for the device."""
+    now = _global_totals(state, job)
+    count = now["num_samples"] - state.logged.get("num_samples", 0)
+    metrics = {f"train/{name}": (now[name] - state.logged.get(name, 0)) / count for name in _means(now)}
+    row = {"step": state.step, "epoch": _progress_in_epochs(state, job), **metrics, **_pace_metrics(live.clock.lap(), live, job)}
+    state.logged = now
+    job.progress.show(row, step=state.step, num_steps=sum(phase.num_steps for phase in job.phases))
+    _write_row(row, job)
+
+
+def _end_epoch(state: TrainState, live: _Live, job: Job) -> None:
+    """Validates, writes the metrics of the epoch, and saves a checkpoint."""
+    totals = _global_totals(state, job)  # waits for the device, so the pace that follows is of finished work
+    pace = live.clock.epoch()
+    metrics: dict[str, Any] = {f"train/epoch_{name}": totals[name] / totals["num_samples"] for name in _means(totals)}
+    metrics |= {"train/ids_hash": f"{int(totals['ids_hash']) % 2**64:016x}", **_pace_metrics(pace, live, job)}
+    job.runtime.average_buffers(state.module)
+    if job.validate is not None:
+        score = job.validate(state.module)
+        metrics |= to_metrics(score, split="val")
+        if (score.top1_frac, -score.loss) > state.best_score:
+            state.best_score, state.best_step = (score.top1_frac, -score.loss), state.step
+    epoch = round(_progress_in_epochs(state, job))
+    row = {"step": state.step, "epoch": epoch, **metrics, "train/epoch_s": round(pace.seconds, 3)}
+    job.progress.end_epoch(epoch, row)
+    _write_row(row, job)
+    _save(state, live, job)
+
+
+def _global_totals(state: TrainState, job: Job) -> dict[str, float]:
+    """The sums over all ranks. Raises NonFiniteLossError on every rank if the loss of any is not finite."""
+    names = sorted(state.totals)
+    floats = [name for name in names if state.totals[name].is_floating_point()]
+    integers = [name for name in names if name not in floats and name != "bad_step"]
+    sums = {}
+    for group in (floats, integers):
+        values = job.runtime.sum_over_ranks(torch.stack([state.totals[name] for name in group]))
+        sums |= dict(zip(group, values.tolist(), strict=True))
+    if not math.isfinite(sums["loss"]):
+        bad_steps = job.runtime.gather(state.totals["bad_step"].reshape(1)).tolist()
+        step = min((step for step in bad_steps if step >= 0), default=state.step)
+        raise NonFiniteLossError(
+            f"the loss is not finite at step {step} (optimizer steps count from 1); the run has stopped, and no "
+            f"checkpoint holds this step. Lower optim.lr, warm up longer (schedule.warmup_epochs), or use "
+            "train.precision=bf16 instead of fp16."
+        )
+    return sums
+
+
+def _save(state: TrainState, live: _Live, job: Job) -> None:
+    """Checkpoint of the present state, by the main process; the others wait."""
+    totals = _global_totals(state, job)  # before a checkpoint: nothing that is not finite is ever saved
+    runtime, settings = job.runtime, job.settings
+    best_step = state.best_step if settings.select == "best" else None
+    if runtime.is_main:
+        tensors = {name: torch.tensor(value, dtype=state.totals[name].dtype) for name, value in totals.items()}
+        training_state = {
+            "phase": state.phase,
+            "step": state.step,
+            "phase_step": state.phase_step,
+            "best_step": state.best_step,
+            "best_score": list(state.best_score),
+            "totals": tensors | {"bad_step": torch.tensor(-1)},
+            "logged": state.logged,
+            "loader": live.phase.loader.state_dict(),
+            "optimizer": live.prepared.optimizer.state_dict(),
+            "scaler": runtime.scaler_state(),
+        }
+        save_checkpoint(
+            job.folder.checkpoints,
+            step=state.step,
+            best_step=best_step,
+            weights=state.module.state_dict(),
+            card=job.card,
+            training_state=training_state,
+        )
+        prune_checkpoints(job.folder.checkpoints, keep=settings.keep_checkpoints, best_step=best_step)
+    runtime.wait_for_all()
+
+
+def _means(totals: dict[str, float]) -> list[str]:
+    """The totals that are reported divided by the number of samples."""
+    return [name for name in totals if name not in ("num_samples", "ids_hash")]
+
+
+def _write_row(row: dict[str, Any], job: Job) -> None:
+    if job.runtime.is_main:
+        job.folder.append_metrics(row)
+        job.runtime.log(row, step=row["step"])
+
+
+def _pace_metrics(pace: "_Pace", live: _Live, job: Job) -> dict[str, float]:
+    """Learning rate, global speed and data wait."""
+    return {
+        "lr": max(group["lr"] for group in live.prepared.optimizer.param_groups),
+        "train/images_per_s": round(pace.images_per_s * job.runtime.world_size, 1),
+        "train/data_wait_frac": round(pace.wait_frac, 4),
+    }
+
+
+def _set_lrs(live: _Live, *, factor: float) -> None:
+    for group, peak_lr in zip(live.prepared.optimizer.param_groups, live.peak_lrs, strict=True):
+        group["lr"] = peak_lr * factor
+
+
+def _epoch(state: TrainState, job: Job) -> int:
+    """Whole epochs done, over all phases."""
+    return math.floor(_progress_in_epochs(state, job))
+
+
+def _progress_in_epochs(state: TrainState, job: Job) -> float:
+    before = sum(phase.epochs for phase in job.phases[: state.phase])
+    return before + state.phase_step / job.phases[state.phase].loader.steps_per_epoch
+
+
+def _micro_seed(*parts: int) -> int:
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def _hash_ids(ids_N: Tensor, *, step: int) -> Tensor:
+    """A number for "these samples in this step" that does not depend on how ranks share them; int64, modulo 2^64."""
+    mixed = (ids_N + 1) * _ID_MULTIPLIER
+    mixed = (mixed ^ (mixed >> 29)) * (2 * step + 1)
+    return (mixed ^ (mixed >> 32)).sum()
+
+
+class _Clock:
+    """Measures, on the host, how long training takes and how much of that is waiting for data."""
+
+    def __init__(self) -> None:
+        self._now = self._at_epoch = self._at_lap = _Reading(time.perf_counter(), 0.0, 0)
+
+    def watch(self, loader: Loader) -> Iterator[Batch]:
+        """The loader's batches, the wait for each measured."""
+        start = time.perf_counter()
+        self._at_epoch = self._at_lap = self._now._replace(time_s=start)
+        for batch in loader:
+            waited_s = self._now.waited_s + time.perf_counter() - start
+            self._now = _Reading(time.perf_counter(), waited_s, self._now.num_images + len(batch.labels_N))
+            yield batch
+            start = time.perf_counter()
+
+    def lap(self) -> "_Pace":
+        """The pace since the last lap."""
+        now = self._now._replace(time_s=time.perf_counter())
+        pace, self._at_lap = _pace_between(self._at_lap, now), now
+        return pace
+
+    def epoch(self) -> "_Pace":
+        """The pace since the epoch began."""
+        return _pace_between(self._at_epoch, self._now._replace(time_s=time.perf_counter()))
+
+
+class _Reading(NamedTuple):
+    time_s: float
+    waited_s: float
+    num_images: int
+
+
+class _Pace(NamedTuple):
+    """Of this rank: seconds, images per second, and the share of the time spent waiting for data."""
+
+    seconds: float
+    images_per_s: float
+    wait_frac: float
+
+
+def _pace_between(before: _Reading, after: _Reading) -> _Pace:
+    seconds = max(after.time_s - before.time_s, 1e-9)
+    return _Pace(seconds, (after.num_images - before.num_images) / seconds, (after.waited_s - before.waited_s) / seconds)

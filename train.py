@@ -1,0 +1,111 @@
+"""Trains an image classifier: `accelerate launch train.py [--config RECIPE] [--section.field VALUE ...]`.
+
+Without a recipe it learns scikit-learn's handwritten digits. The same command continues an interrupted run.
+"""
+
+import os
+import sys
+
+from torch import nn
+
+from configs.check import check_batch
+from configs.load import config_to_dict, load_config
+from configs.schema import Config
+from engine.build import build_card, build_loss, build_phases, build_settings, resolve_config
+from engine.checkpoint import load_weights, scored_checkpoint
+from engine.evaluation import Evaluation, evaluate, summary_line, to_metrics
+from engine.fit import Job, fit
+from engine.progress import Progress
+from engine.record import RunFolder, describe_environment
+from engine.runtime import Runtime, clear_errors, start_runtime
+from models.build import build_model, check_model
+from pipelines.build import Data, Loaders, Place, build_data, build_loaders, describe_data
+from report.curves import draw_curves
+
+
+def main() -> None:
+    """Command line -> configuration -> run."""
+    config = load_config(sys.argv[1:], prog="train.py", description=__doc__ or "")
+    with clear_errors():
+        config = resolve_config(config, os.environ)
+        check_model(config.model)
+        runtime = start_runtime(config.train.precision, config.run)
+        check_batch(config, world_size=runtime.world_size)
+        folder = RunFolder(config.run.out)
+        progress = Progress(num_epochs=config.train.epochs, is_main=runtime.is_main)
+        folder.check_continues(config_to_dict(config))
+        result = folder.read_result()
+        if result is None:
+            train(config, runtime=runtime, folder=folder, progress=progress)
+        else:
+            progress.say(f"{folder.path} is finished: {describe_result(result)}; use another --run.out to train again")
+        runtime.end()
+
+
+def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Progress) -> None:
+    """Data, model, fit, scores, result."""
+    data = build_data(config, show_progress=runtime.is_main)
+    place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.local_world_size)
+    loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
+    num_classes = len(data.train.class_names)
+    module = runtime.place(build_model(config.model, num_classes=num_classes, spec=data.spec, seed=config.run.seed))
+
+    def score(module: nn.Module, split: str) -> Evaluation:
+        return evaluate(module, loaders.evaluation[split], num_classes=num_classes, runtime=runtime)
+
+    start_folder(config, module, data, loaders, runtime=runtime, folder=folder, progress=progress)
+    job = Job(
+        phases=build_phases(config, loaders.train),
+        loss_fn=build_loss(config),
+        validate=(lambda module: score(module, "val")) if "val" in loaders.evaluation else None,
+        card=build_card(config, class_names=data.train.class_names, spec=data.spec),
+        folder=folder,
+        runtime=runtime,
+        settings=build_settings(config),
+        progress=progress,
+    )
+    state = fit(module, job)
+    load_weights(module, scored_checkpoint(folder.checkpoints))
+    result: dict[str, float | int] = {"step": state.step, "epoch": config.train.epochs}
+    for split in loaders.evaluation:
+        final = score(module, split)
+        progress.say(summary_line(final, split=split))
+        result |= to_metrics(final, split=split, class_names=data.train.class_names)
+    if runtime.is_main:
+        draw_curves(folder)
+        folder.save_result(result)
+    progress.say(f"results, curves and checkpoints: {folder.path}")
+
+
+def start_folder(
+    config: Config,
+    module: nn.Module,
+    data: Data,
+    loaders: Loaders,
+    *,
+    runtime: Runtime,
+    folder: RunFolder,
+    progress: Progress,
+) -> None:
+    """Says and records what is about to be trained, and on what."""
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    progress.say(describe_data(data, loaders))
+    progress.say(f"model: {config.model.name}, {num_parameters:,} parameters")
+    progress.say(f"machine: {runtime.describe()}")
+    if runtime.is_main:
+        environment = describe_environment(
+            {"machine": runtime.describe(), "world_size": runtime.world_size, "loader": loaders.backend.name}
+        )
+        folder.save_start(config_to_dict(config), environment)
+    runtime.wait_for_all()
+
+
+def describe_result(result: dict[str, float | int]) -> str:
+    """The result in a few words."""
+    split = "test" if "test/top1_frac" in result else "val"
+    key = f"{split}/top1_frac"
+    return f"{split} top-1 {100 * result[key]:.2f} %" if key in result else "no val and no test to score"
+
+
+if __name__ == "__main__":
+    main()
