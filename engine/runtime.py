@@ -59,8 +59,9 @@ class Runtime:
         return f"{name}, {processes}, {torch.get_num_threads()} CPU threads each, {self.precision}"
 
     def place(self, module: nn.Module) -> nn.Module:
-        """The module on this device, in this precision."""
-        return module.to(device=self.device, dtype=self.dtype)
+        """The module on this device, in this precision, its filters channels_last as the batches are."""
+        module = module.to(device=self.device, dtype=self.dtype)
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def prepare(self, module: nn.Module, optimizer: Optimizer) -> Prepared:
         """Wraps module and optimizer for training; what was prepared before is let go."""
@@ -112,7 +113,7 @@ class Runtime:
 
     def start_trackers(self, folder: Path, *, first_step: int) -> None:
         """Opens TensorBoard's event file in `folder`; an earlier start's events from after `first_step` are hidden."""
-        self._accelerator.project_configuration.set_directories(str(folder))
+        self._accelerator.project_configuration.logging_dir = str(folder)
         self._accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": first_step + 1}})
 
     def log(self, metrics: Mapping[str, Any], *, step: int) -> None:
@@ -174,14 +175,17 @@ def start_runtime(precision: str | None, run: RunConfig) -> Runtime:
     """
     assert precision is not None, "resolve_config has decided it"
     check_launch(os.environ, world_size=run.world_size)
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    if precision == "fp16" and (on_cpu or not torch.cuda.is_available()):
+    asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    on_cpu = asked_for_cpu or not torch.cuda.is_available()  # under torchrun, accelerate must be told
+    if precision == "fp16" and on_cpu:
         raise ValueError("train.precision=fp16 needs a GPU, and there is none here; use bf16 or fp32.")
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # the window of accumulation is our own (engine.fit): accelerate must not divide the loss again
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate warns without; set_num_threads decides
-    accelerator = Accelerator(mixed_precision=_MIXED[precision], log_with="tensorboard", project_dir=".")
+    accelerator = Accelerator(
+        cpu=on_cpu, mixed_precision=_MIXED[precision], log_with="tensorboard", project_dir="."
+    )
     torch.set_num_threads(run.num_threads or max(1, (os.cpu_count() or 1) // local_world_size))
     present = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != present:
