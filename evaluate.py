@@ -6,7 +6,6 @@ same number.
 
 import argparse
 import os
-import sys
 
 from configs.load import load_config
 from engine.build import resolve_config, with_card
@@ -22,7 +21,10 @@ from pipelines.build import Place, build_data, build_evaluation_loader, source_o
 def main() -> None:
     """Run folder -> configuration and checkpoint -> score."""
     parser = argparse.ArgumentParser(
-        prog="evaluate.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="evaluate.py",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder of train.py")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="what to score")

@@ -11,7 +11,7 @@ from torch import nn
 from configs.check import check_batch
 from configs.load import config_to_dict, load_config
 from configs.schema import Config
-from engine.build import build_card, build_loss, build_phases, build_settings, resolve_config
+from engine.build import build_card, build_folder, build_loss, build_phases, build_settings, resolve_config
 from engine.checkpoint import load_weights, scored_checkpoint
 from engine.evaluation import Evaluation, evaluate, summary_line, to_metrics
 from engine.fit import Job, fit
@@ -31,7 +31,7 @@ def main() -> None:
         check_model(config.model)
         runtime = start_runtime(config.train.precision, config.run)
         check_batch(config, world_size=runtime.world_size)
-        folder = RunFolder(config.run.out)
+        folder = build_folder(config)
         progress = Progress(num_epochs=config.train.epochs, is_main=runtime.is_main)
         folder.check_continues(config_to_dict(config))
         result = folder.read_result()

@@ -1,6 +1,6 @@
 """YAML recipe + dotted overrides -> a checked `Config`; and back to a dict for the run folder.
 
-    --config recipe.yaml --optim.lr 0.01   ->   load_config   ->   Config   ->   config_to_dict   ->   config.yaml
+--config recipe.yaml --optim.lr 0.01   ->   load_config   ->   Config   ->   config_to_dict   ->   config.yaml
 """
 
 import dataclasses
@@ -110,7 +110,7 @@ def default_run_folder(config: Config) -> str:
 
 
 def explain_error(message: str) -> str:
-    """jsonargparse's message, with the nearest valid name or value added."""
+    """Jsonargparse's message, with the nearest valid name or value added."""
     unknown = re.findall(r"--([\w.-]+)", message) if "unrecognized arguments" in message else []
     option = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     option_at_top = re.search(r"No action for key \"([\w.]+)\"|Key '([\w.]+)' is not expected", message)

@@ -11,6 +11,7 @@ from configs.load import config_to_dict, default_run_folder, replace_section
 from configs.schema import Config, InputSpec, OptimConfig
 from engine.fit import FitSettings, Phase
 from engine.losses import LossFn, supervised
+from engine.record import RunFolder
 from engine.runtime import launcher_settings
 from engine.schedules import LrFactor, constant, cosine, step_decay, with_warmup
 from pipelines.batch import Loader
@@ -41,6 +42,11 @@ def resolve_config(config: Config, environ: Mapping[str, str]) -> Config:
         precision=config.train.precision or told_precision or "fp32",
     )
     return replace_section(config, "run", out=config.run.out or default_run_folder(config))
+
+
+def build_folder(config: Config) -> RunFolder:
+    """The run folder."""
+    return RunFolder(config.run.out or default_run_folder(config))
 
 
 def build_phases(config: Config, loader: Loader) -> list[Phase]:

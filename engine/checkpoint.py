@@ -54,7 +54,9 @@ def save_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # left by a kill
         temporary.mkdir(parents=True)
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, temporary / _FILES[0])
+        save_file(
+            {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, temporary / _FILES[0]
+        )
         (temporary / _FILES[1]).write_text(json.dumps(card, indent=2) + "\n")
         torch.save(dict(training_state), temporary / _FILES[2])
         digests = {name: _sync_and_hash(temporary / name) for name in _FILES}
@@ -77,7 +79,7 @@ def save_checkpoint(
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, or None, and a line on each newer one that was passed over."""
-    passed_over = []
+    passed_over: list[str] = []
     for path in sorted(folder.glob("step_*"), reverse=True):
         reason = "half-written" if path.suffix == ".tmp" else _find_damage(path)
         if reason is None:
@@ -140,7 +142,9 @@ def load_weights(module: nn.Module, checkpoint: Path) -> None:
     if lines:
         shown = lines[:_NUM_LISTED] + ([f"  ... {len(lines)} lines in all"] if len(lines) > _NUM_LISTED else [])
         raise ValueError(
-            f"{checkpoint} holds another architecture (- the model has, + the checkpoint has):\n" + "\n".join(shown) + "\n"
+            f"{checkpoint} holds another architecture (- the model has, + the checkpoint has):\n"
+            + "\n".join(shown)
+            + "\n"
             "Give the model.name and model.args that it was trained with (its model.json says them)."
         )
     module.load_state_dict(loaded)

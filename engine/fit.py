@@ -238,7 +238,12 @@ def _log_step(state: TrainState, live: _Live, job: Job) -> None:
     now = _global_totals(state, job)
     count = now["num_samples"] - state.logged.get("num_samples", 0)
     metrics = {f"train/{name}": (now[name] - state.logged.get(name, 0)) / count for name in _means(now)}
-    row = {"step": state.step, "epoch": _progress_in_epochs(state, job), **metrics, **_pace_metrics(live.clock.lap(), live, job)}
+    row = {
+        "step": state.step,
+        "epoch": _progress_in_epochs(state, job),
+        **metrics,
+        **_pace_metrics(live.clock.lap(), live, job),
+    }
     state.logged = now
     job.progress.show(row, step=state.step, num_steps=sum(phase.num_steps for phase in job.phases))
     _write_row(row, job)
@@ -268,7 +273,7 @@ def _global_totals(state: TrainState, job: Job) -> dict[str, float]:
     names = sorted(state.totals)
     floats = [name for name in names if state.totals[name].is_floating_point()]
     integers = [name for name in names if name not in floats and name != "bad_step"]
-    sums = {}
+    sums: dict[str, float] = {}
     for group in (floats, integers):
         values = job.runtime.sum_over_ranks(torch.stack([state.totals[name] for name in group]))
         sums |= dict(zip(group, values.tolist(), strict=True))
@@ -404,4 +409,6 @@ class _Pace(NamedTuple):
 
 def _pace_between(before: _Reading, after: _Reading) -> _Pace:
     seconds = max(after.time_s - before.time_s, 1e-9)
-    return _Pace(seconds, (after.num_images - before.num_images) / seconds, (after.waited_s - before.waited_s) / seconds)
+    return _Pace(
+        seconds, (after.num_images - before.num_images) / seconds, (after.waited_s - before.waited_s) / seconds
+    )

@@ -47,7 +47,9 @@ class RunFolder:
             FileNotFoundError: No run was started here.
         """
         if not self.holds_run():
-            raise FileNotFoundError(f"{self.path} is not a run folder: it has no config.yaml; give a folder of train.py.")
+            raise FileNotFoundError(
+                f"{self.path} is not a run folder: it has no config.yaml; give a folder of train.py."
+            )
         plain: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
         return plain
 
@@ -136,7 +138,11 @@ def _git_commit() -> str | None:
     here = Path(__file__).parent
     try:
         commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None  # no git, or installed from an archive

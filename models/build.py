@@ -67,6 +67,6 @@ def _check_value(model: str, name: str, value: Any, *, kind: Any) -> None:
     kinds: tuple[type, ...] = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if float in kinds:
         kinds = (*kinds, int)
-    if isinstance(value, bool) and bool not in kinds or not isinstance(value, kinds):
+    if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds):
         wanted = " or ".join(one.__name__ for one in kinds)
         raise ValueError(f"{model}: {name}={value!r} is a {type(value).__name__}; give a {wanted}.")

@@ -5,6 +5,7 @@ images (N, C, S, S) -> 3 x (conv 3x3 -> norm -> activation -> max-pool 2) -> at 
 On 32-pixel images: 32 -> 16 -> 8 -> 4 pixels, 32 -> 64 -> 128 channels, a hidden layer of 256.
 """
 
+import itertools
 from typing import Literal
 
 from torch import Tensor, nn
@@ -50,7 +51,9 @@ class SimpleCNN(nn.Module):
     ) -> None:
         super().__init__()
         if size_px < 8:
-            raise ValueError(f"simple_cnn halves its input three times, so size_px={size_px} is too small; use 8 or more.")
+            raise ValueError(
+                f"simple_cnn halves its input three times, so size_px={size_px} is too small; use 8 or more."
+            )
         if width < _NUM_GROUPS or width % _NUM_GROUPS:
             raise ValueError(f"simple_cnn: width={width} must be a multiple of {_NUM_GROUPS}; use 32.")
         if hidden < 1:
@@ -67,7 +70,7 @@ class SimpleCNN(nn.Module):
                     _ACTIVATIONS[activation](),
                     nn.MaxPool2d(2),
                 )
-                for before, after in zip(channels[:-1], channels[1:], strict=True)
+                for before, after in itertools.pairwise(channels)
             )
         )
         self.head = nn.Sequential(
@@ -82,7 +85,7 @@ class SimpleCNN(nn.Module):
             self.apply(_init_kaiming)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """logits (N, K) of normalised images, float (N, C, S, S)."""
+        """Logits (N, K) of normalised images, float (N, C, S, S)."""
         logits_NK: Tensor = self.head(self.features(images_NCHW))
         return logits_NK
 

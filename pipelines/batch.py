@@ -3,6 +3,7 @@
 Legend of shape letters: N samples in the batch of this rank, C channels, H height, W width.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -81,4 +82,4 @@ def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
 
     size = len(batch.labels_N)
     bounds = [size * index // num_parts for index in range(num_parts + 1)]
-    return [part(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [part(start, stop) for start, stop in itertools.pairwise(bounds)]

@@ -79,7 +79,7 @@ def build_data(config: Config, *, show_progress: bool) -> Data:
         splits = {"train": parts.rest, "test": parts.held_out}
     else:
         assert config.data.root is not None, "check_config lets no folder pass without a root"
-        splits = dict(scan_folder(config.data.root, show_progress=show_progress))
+        splits = scan_folder(config.data.root, show_progress=show_progress)
     if "val" not in splits and config.data.val_frac > 0:
         parts = split_source(splits["train"], held_out_frac=config.data.val_frac, seed=config.data.split_seed)
         splits["train"], splits["val"] = parts.rest, parts.held_out
@@ -270,9 +270,7 @@ def _build_executor(
         interpolation=spec.interpolation,
         show_progress=show_progress,
     )
-    return ResidentExecutor(
-        store.to(place.device), size_px=size_px, interpolation=spec.interpolation, windows=windows
-    )
+    return ResidentExecutor(store.to(place.device), size_px=size_px, interpolation=spec.interpolation, windows=windows)
 
 
 def _join(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipelines.decode import Header, decode_image, read_header
 from pipelines.parallel import map_in_threads
+from pipelines.source import Source
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 _NUM_NAMED = 5  # how many files or classes an error names before it only counts them
@@ -49,9 +50,7 @@ class FolderSource:
 
     def take(self, ids: npt.NDArray[np.int64]) -> "FolderSource":
         """The samples `ids`, numbered from 0."""
-        return replace(
-            self, names_N=self.names_N[ids], labels_N=self.labels_N[ids], sizes_N2=self.sizes_N2[ids]
-        )
+        return replace(self, names_N=self.names_N[ids], labels_N=self.labels_N[ids], sizes_N2=self.sizes_N2[ids])
 
     def fingerprint(self) -> str:
         """A hash of class names, relative paths, labels and image sizes."""
@@ -61,7 +60,7 @@ class FolderSource:
         return digest.hexdigest()
 
 
-def scan_folder(root: str, *, show_progress: bool) -> dict[str, FolderSource]:
+def scan_folder(root: str, *, show_progress: bool) -> dict[str, Source]:
     """The splits found under `root`: train, and val and test where they exist.
 
     Args:

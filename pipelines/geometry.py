@@ -10,9 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 from pipelines.plan import Plan
 
 
-def carry_out(
-    pixels: npt.NDArray[np.uint8], *, plan: Plan, row: int, size_px: int, interpolation: str
-) -> Tensor:
+def carry_out(pixels: npt.NDArray[np.uint8], *, plan: Plan, row: int, size_px: int, interpolation: str) -> Tensor:
     """One image through row `row` of the plan: window, resize (antialiased), shift by reflection, flip.
 
     Args:

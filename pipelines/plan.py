@@ -100,11 +100,14 @@ def _evaluation_windows(sizes_N2: npt.NDArray[np.int32], *, fit: Fit) -> npt.NDA
 
 def _draw_flips(ids_N: npt.NDArray[np.int64], *, flip: str, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
     if flip == "random":
-        return random_bits(seed, Stream.FLIP, epoch, ids_N) >> np.uint64(63) == 1
+        return _coins(seed, epoch, ids_N)
     if flip == "alternating":
-        first = random_bits(seed, Stream.FLIP, 0, ids_N) >> np.uint64(63) == 1
-        return first ^ (epoch % 2 == 1)
+        return np.logical_xor(_coins(seed, 0, ids_N), epoch % 2 == 1)
     return np.zeros(len(ids_N), dtype=np.bool_)
+
+
+def _coins(seed: int, epoch: int, ids_N: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    return np.equal(random_bits(seed, Stream.FLIP, epoch, ids_N) >> np.uint64(63), 1)
 
 
 def _draw_rrc(

@@ -20,10 +20,14 @@ class Source(Protocol):
     is_grey: every image is grey.
     """
 
-    class_names: tuple[str, ...]
-    labels_N: npt.NDArray[np.int64]
-    sizes_N2: npt.NDArray[np.int32]
-    is_grey: bool
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def labels_N(self) -> npt.NDArray[np.int64]: ...  # noqa: D102
+    @property
+    def sizes_N2(self) -> npt.NDArray[np.int32]: ...  # noqa: D102
+    @property
+    def is_grey(self) -> bool: ...  # noqa: D102
 
     def read_image(self, sample_id: int, *, channels: int) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C).
@@ -58,11 +62,11 @@ class ArraySource:
     @property
     def is_grey(self) -> bool:
         """Whether the images have one channel."""
-        return self.images_NHWC.shape[3] == 1
+        return int(self.images_NHWC.shape[3]) == 1
 
     def read_image(self, sample_id: int, *, channels: int) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C); grey is repeated where three channels are asked for."""
-        image = self.images_NHWC[sample_id]
+        image: npt.NDArray[np.uint8] = self.images_NHWC[sample_id]
         if image.shape[2] == channels:
             return image
         if channels == 3:

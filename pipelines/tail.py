@@ -28,6 +28,6 @@ class Tail:
         self._offset_C = offset.to(device=device, dtype=dtype)
 
     def __call__(self, images_NHWC: Tensor) -> Tensor:
-        """float (N, C, H, W), channels_last, on the device; from uint8 (N, H, W, C), 0..255, anywhere."""
+        """Float (N, C, H, W), channels_last, on the device; from uint8 (N, H, W, C), 0..255, anywhere."""
         images = images_NHWC.to(self._device, non_blocking=True).to(self._dtype)
         return torch.addcmul(self._offset_C, images, self._scale_C).permute(0, 3, 1, 2)

@@ -4,6 +4,7 @@ plans -> worker: read, decode, crop the window, resize, shift, flip -> uint8 (N,
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,5 +79,5 @@ class _PlannedImages(Dataset[Tensor | str]):
         return carry_out(pixels, plan=plan, row=row, size_px=self._size_px, interpolation=self._interpolation)
 
 
-def _identity(images: Tensor) -> Tensor:
+def _identity(images: Any) -> Any:
     return images

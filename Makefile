@@ -1,0 +1,30 @@
+# Everything a fresh machine needs: Python 3.11 or newer, and make.
+#   make train   sets up, then trains on scikit-learn's digits     ARGS="--train.epochs 5" adds options
+#   make test    sets up, then runs the tests                      ARGS="-k loader" adds options
+#   make lint    format, lint, types, import contracts
+#   make setup   only makes .venv and installs
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: setup train test lint
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python {v[0]}.{v[1]} found, 3.11 or newer needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+train: setup
+	$(BIN)/accelerate launch train.py $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports

@@ -1,0 +1,1 @@
+"""Measurements, side by side in one run: ratios, medians and spreads, never a timed test."""
