@@ -42,7 +42,13 @@ class Progress:
         on_terminal = self._is_main and self._stream.isatty()
         title = f"epoch {epoch}/{self._num_epochs}"
         self._bar = tqdm(
-            total=num_steps, initial=first_step, desc=title, unit="step", leave=False, disable=not on_terminal
+            total=num_steps,
+            initial=first_step,
+            desc=title,
+            unit="step",
+            leave=False,
+            disable=not on_terminal,
+            file=self._stream,
         )
 
     def step(self) -> None:

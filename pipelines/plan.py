@@ -107,7 +107,8 @@ def _draw_flips(ids_N: npt.NDArray[np.int64], *, flip: str, seed: int, epoch: in
 
 
 def _coins(seed: int, epoch: int, ids_N: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    return np.equal(random_bits(seed, Stream.FLIP, epoch, ids_N) >> np.uint64(63), 1)
+    heads: npt.NDArray[np.bool_] = random_bits(seed, Stream.FLIP, epoch, ids_N) >= np.uint64(2**63)
+    return heads
 
 
 def _draw_rrc(

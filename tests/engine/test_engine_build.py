@@ -1,0 +1,109 @@
+"""Configuration into optimizer, schedule and resolved settings."""
+
+import pytest
+import torch
+from torch import nn
+
+from configs.load import replace_section
+from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
+from engine.build import build_card, build_optimizer, build_schedule, resolve_config, with_card
+
+CONFIG = Config(
+    data=DataConfig(dataset="digits"),
+    model=ModelConfig(name="simple_cnn", args={"width": 8}),
+    optim=OptimConfig(name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    train=TrainConfig(epochs=10, global_batch_size=60),
+)
+
+
+def quadratic_path(optimizer_of):
+    weight = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    module = nn.Module()
+    module.weight = weight
+    optimizer = optimizer_of(module)
+    path = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        (weight**2 * torch.tensor([1.0, 3.0])).sum().backward()
+        optimizer.step()
+        path.append(weight.detach().clone())
+    return torch.stack(path)
+
+
+def test_sgd_is_nesterov_momentum_with_weight_decay():
+    path = quadratic_path(lambda module: build_optimizer(CONFIG.optim, module))
+    weight, velocity = torch.tensor([1.0, -2.0], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    for step in range(5):
+        gradient = 2 * weight * torch.tensor([1.0, 3.0]) + 0.01 * weight
+        velocity = 0.9 * velocity + gradient
+        weight = weight - 0.1 * (gradient + 0.9 * velocity)
+        assert torch.allclose(path[step], weight, rtol=1e-12)
+
+
+def test_adamw_is_written_out_by_hand():
+    optim = OptimConfig(name="adamw", lr=0.1, weight_decay=0.2, betas=(0.8, 0.95), eps=1e-6)
+    path = quadratic_path(lambda module: build_optimizer(optim, module))
+    weight = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    first = second = torch.zeros(2, dtype=torch.float64)
+    for step in range(1, 6):
+        gradient = 2 * weight * torch.tensor([1.0, 3.0])
+        weight = weight * (1 - 0.1 * 0.2)
+        first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
+        weight = weight - 0.1 * (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-6)
+        assert torch.allclose(path[step - 1], weight, rtol=1e-10)
+
+
+def test_frozen_parameters_get_no_optimizer_state():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[0].requires_grad_(False)
+    (group,) = build_optimizer(CONFIG.optim, module).param_groups
+    assert len(group["params"]) == 2
+
+
+def test_schedules_count_in_epochs_of_the_loader():
+    config = replace_section(CONFIG, "schedule", name="step", step_epochs=4, gamma=0.1)
+    factor = build_schedule(config, steps_per_epoch=21)
+    assert factor(4 * 21 - 1) == 1.0
+    assert factor(4 * 21) == pytest.approx(0.1)
+    config = replace_section(CONFIG, "schedule", name="cosine", warmup_epochs=2.0, final_lr_frac=0.0)
+    factor = build_schedule(config, steps_per_epoch=21)
+    assert factor(0) == pytest.approx(1 / 42)
+    assert factor(42) == 1.0
+    assert factor(42 + 84) == pytest.approx(0.5)
+    assert factor(210) == pytest.approx(0.0)
+    assert build_schedule(CONFIG, steps_per_epoch=21)(200) == 1.0
+
+
+def test_precision_and_accumulation_are_what_the_launcher_was_told():
+    told = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    train = resolve_config(CONFIG, told).train
+    assert (train.accumulation, train.precision) == (4, "bf16")
+    train = resolve_config(CONFIG, {}).train
+    assert (train.accumulation, train.precision) == (1, "fp32")
+    same = replace_section(CONFIG, "train", precision="bf16", accumulation=4)
+    assert resolve_config(same, told).train == same.train
+
+
+def test_recipe_and_launcher_that_disagree_are_refused():
+    told = {"ACCELERATE_MIXED_PRECISION": "bf16"}
+    with pytest.raises(ValueError, match=r"train\.precision=fp32, but accelerate launch was told bf16; leave one"):
+        resolve_config(replace_section(CONFIG, "train", precision="fp32"), told)
+    with pytest.raises(ValueError, match=r"train\.accumulation=2, but accelerate launch was told 8"):
+        resolve_config(
+            replace_section(CONFIG, "train", accumulation=2), {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "8"}
+        )
+
+
+def test_the_run_folder_is_decided():
+    assert resolve_config(CONFIG, {}).run.out.startswith("runs/digits-simple_cnn-")
+    assert resolve_config(replace_section(CONFIG, "run", out="here"), {}).run.out == "here"
+
+
+def test_the_card_gives_back_model_and_input():
+    spec = InputSpec(size_px=8, channels=1, mean=(0.3,), std=(0.4,))
+    card = build_card(CONFIG, class_names=("a", "b"), spec=spec)
+    other = replace_section(CONFIG, "model", name="other", args={})
+    restored = with_card(other, card)
+    assert restored.model == CONFIG.model
+    assert restored.input == spec
+    assert card["class_names"] == ["a", "b"]

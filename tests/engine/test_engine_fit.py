@@ -1,0 +1,297 @@
+"""The loop against a hand-written one in float64, and against itself after an interruption."""
+
+import copy
+import io
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from engine.checkpoint import newest_checkpoint, read_manifest
+from engine.evaluation import evaluate
+from engine.fit import FitSettings, Job, NonFiniteLossError, Phase, fit
+from engine.losses import supervised
+from engine.progress import Progress
+from engine.record import RunFolder
+from engine.schedules import constant, step_decay
+
+NUM_CLASSES = 3
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(24, 5, generator=generator, dtype=torch.float64)
+    return inputs, inputs[:, :NUM_CLASSES].argmax(dim=1)
+
+
+def make_module(dropout=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, NUM_CLASSES)).double()
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def make_job(tmp_path, runtime, make_loader, data):
+    def make(name="run", *, val=True, interrupt_after=None, phases=None, **changes) -> Job:
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir(exist_ok=True)
+        values = {
+            "seed": 0,
+            "select": "best",
+            "log_every_steps": 2,
+            "checkpoint_every_steps": 0,
+            "keep_checkpoints": 2,
+            "accumulation": 1,
+            "epochs": 3,
+            "label_smoothing": 0.0,
+        } | changes
+        loss_fn, steps = supervised(label_smoothing=values["label_smoothing"]), []
+
+        def interruptible(module, batch):
+            steps.append(1)
+            if interrupt_after is not None and len(steps) > interrupt_after:
+                raise Interrupted
+            return loss_fn(module, batch)
+
+        def validate(module):
+            return evaluate(module, make_loader(*data, batch_size=7), num_classes=NUM_CLASSES, runtime=runtime)
+
+        default = Phase(
+            name="train",
+            loader=make_loader(*data, batch_size=6),
+            epochs=values["epochs"],
+            accumulation=values["accumulation"],
+            build_optimizer=lambda module: torch.optim.SGD(trained(module), lr=0.2, momentum=0.9),
+            lr_factor=step_decay(step_size=3, gamma=0.5),
+        )
+        return Job(
+            phases=phases or [default],
+            loss_fn=interruptible,
+            validate=validate if val else None,
+            card={"model": {}},
+            folder=folder,
+            runtime=runtime,
+            settings=FitSettings(**{name: values[name] for name in FitSettings._fields}),
+            progress=Progress(num_epochs=3, is_main=True, stream=io.StringIO()),
+        )
+
+    return make
+
+
+def trained(module):
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def rows_of(job):
+    rows = job.folder.read_metrics()
+    timed = ("train/images_per_s", "train/data_wait_frac", "train/epoch_s")
+    return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+
+
+def assert_same_weights(module, other, *, tolerance=0.0):
+    for (name, value), expected in zip(module.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.allclose(value, expected, rtol=0, atol=tolerance), name
+
+
+def test_fit_is_the_hand_written_loop(make_job, data):
+    job, module = make_job(label_smoothing=0.1), make_module()
+    reference = copy.deepcopy(module)
+    fit(module, job)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.2, momentum=0.9)
+    inputs, labels = data
+    for step in range(12):
+        rows = slice(step % 4 * 6, step % 4 * 6 + 6)
+        optimizer.param_groups[0]["lr"] = 0.2 * 0.5 ** (step // 3)
+        optimizer.zero_grad()
+        F.cross_entropy(reference(inputs[rows]), labels[rows], label_smoothing=0.1).backward()
+        optimizer.step()
+    assert_same_weights(module, reference, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 4])  # 4 micro-batches of 6 samples are of 1, 2, 1 and 2
+def test_accumulation_gives_the_gradients_of_the_whole_batch(make_job, accumulation):
+    whole, parts = make_module(), make_module()
+    fit(whole, make_job("whole"))
+    fit(parts, make_job("parts", accumulation=accumulation))
+    assert_same_weights(parts, whole, tolerance=1e-9)
+
+
+def test_accumulation_reports_the_same_metrics(make_job):
+    jobs = [make_job("whole"), make_job("parts", accumulation=3)]
+    for job in jobs:
+        fit(make_module(), job)
+    for row, expected in zip(rows_of(jobs[1]), rows_of(jobs[0]), strict=True):
+        assert row.keys() == expected.keys()
+        for key, value in row.items():
+            assert value == pytest.approx(expected[key], abs=1e-6), key
+
+
+@pytest.mark.parametrize("interrupt_after", [1, 3, 4, 5, 9, 11])
+@pytest.mark.parametrize("checkpoint_every_steps", [0, 1, 3])
+def test_a_run_that_continues_equals_one_that_never_stopped(make_job, interrupt_after, checkpoint_every_steps):
+    settings = {"checkpoint_every_steps": checkpoint_every_steps}
+    expected = make_module(dropout=0.5)
+    straight = make_job("straight", **settings)
+    fit(expected, straight)
+    with pytest.raises(Interrupted):
+        fit(make_module(dropout=0.5), make_job("stopped", interrupt_after=interrupt_after, **settings))
+    torch.manual_seed(123)  # no generator's state is carried over
+    module = make_module(dropout=0.5)
+    continued = make_job("stopped", **settings)
+    state = fit(module, continued)
+    assert_same_weights(module, expected)
+    assert rows_of(continued) == rows_of(straight)
+    assert state.step == 12
+
+
+def test_a_finished_fit_does_nothing_more(make_job):
+    module = make_module()
+    fit(module, make_job())
+    again, job = make_module(), make_job(interrupt_after=0)
+    assert fit(again, job).step == 12
+    assert_same_weights(again, module)
+
+
+def test_metrics_are_means_over_the_samples_since_the_last_row(make_job, data):
+    job = make_job(epochs=1, log_every_steps=3)
+    module = make_module()
+    losses = []
+    inner = job.loss_fn
+
+    def recording(module, batch):
+        output = inner(module, batch)
+        losses.append((output.loss.item(), int(output.sums["top1_frac"])))
+        return output
+
+    fit(module, job._replace(loss_fn=recording))
+    log_row, epoch_row = rows_of(job)
+    assert log_row["step"] == 3
+    assert log_row["epoch"] == 0.75
+    assert log_row["train/loss"] == pytest.approx(sum(loss for loss, _ in losses[:3]) / 3)
+    assert log_row["train/top1_frac"] == pytest.approx(sum(right for _, right in losses[:3]) / 18)
+    assert epoch_row["train/epoch_loss"] == pytest.approx(sum(loss for loss, _ in losses) / 4)
+    assert epoch_row["train/epoch_top1_frac"] == pytest.approx(sum(right for _, right in losses) / 24)
+
+
+def test_the_ids_hash_tells_other_samples_and_another_order_of_steps(make_job, make_loader, data):
+    inputs, labels = data
+
+    def hash_of(name, order):
+        loader = make_loader(inputs, labels, batch_size=6)
+        shares = [torch.tensor(part) for part in order]
+        template = list(loader)
+
+        class Reordered(type(loader)):
+            def __iter__(self):
+                for batch, ids in zip(template, shares, strict=True):
+                    yield batch._replace(ids_N=ids)
+
+        job = make_job(name, epochs=1)
+        phase = job.phases[0]._replace(loader=Reordered(inputs, labels, batch_size=6))
+        fit(make_module(), job._replace(phases=[phase]))
+        return rows_of(job)[-1]["train/ids_hash"]
+
+    straight = [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13, 14, 15, 16, 17], [18, 19, 20, 21, 22, 23]]
+    within = [[5, 4, 3, 2, 1, 0], *straight[1:]]
+    swapped = [[6, 1, 2, 3, 4, 5], [0, 7, 8, 9, 10, 11], *straight[2:]]
+    other = [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13, 14, 15, 16, 17], [18, 19, 20, 21, 22, 22]]
+    expected = hash_of("straight", straight)
+    assert hash_of("within", within) == expected
+    assert hash_of("swapped", swapped) != expected
+    assert hash_of("other", other) != expected
+
+
+@pytest.mark.parametrize("bad_step", [1, 5, 12])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(make_job, bad_step):
+    job = make_job(log_every_steps=4)
+    inner, steps = job.loss_fn, []
+
+    def poisoned(module, batch):
+        steps.append(1)
+        output = inner(module, batch)
+        return output._replace(loss=output.loss * float("inf")) if len(steps) == bad_step else output
+
+    with pytest.raises(NonFiniteLossError, match=rf"not finite at step {bad_step} "):
+        fit(make_module(), job._replace(loss_fn=poisoned))
+    checkpoint, _ = newest_checkpoint(job.folder.checkpoints)
+    good_epochs = (bad_step - 1) // 4
+    assert (checkpoint is None) == (good_epochs == 0)
+    if checkpoint is not None:
+        assert read_manifest(checkpoint)["step"] == 4 * good_epochs
+
+
+def test_the_best_checkpoint_is_the_one_with_the_highest_val_accuracy(make_job):
+    job = make_job(keep_checkpoints=1)
+    state = fit(make_module(), job)
+    epochs = [row for row in rows_of(job) if "val/top1_frac" in row]
+    best = max(epochs, key=lambda row: (row["val/top1_frac"], -row["val/loss"]))
+    assert state.best_step == best["step"]
+    newest, _ = newest_checkpoint(job.folder.checkpoints)
+    assert read_manifest(newest)["best_step"] == best["step"]
+    kept = {f"step_{best['step']:08d}", "step_00000012"}
+    assert {path.name for path in job.folder.checkpoints.iterdir()} == kept
+
+
+def test_without_val_the_last_checkpoint_counts(make_job):
+    job = make_job(val=False, select="last")
+    fit(make_module(), job)
+    newest, _ = newest_checkpoint(job.folder.checkpoints)
+    assert read_manifest(newest)["best_step"] is None
+    assert "val/loss" not in rows_of(job)[-1]
+
+
+def two_phases(make_loader, data):
+    def phase(name, trains, lr):
+        return Phase(
+            name=name,
+            loader=make_loader(*data, batch_size=6),
+            epochs=2,
+            accumulation=1,
+            build_optimizer=lambda module: torch.optim.AdamW(trained(module), lr=lr),
+            lr_factor=constant(),
+            trains=trains,
+        )
+
+    return [phase("head", lambda name: name.startswith("3."), 0.1), phase("all", lambda name: True, 0.01)]
+
+
+def test_a_phase_trains_only_what_it_says(make_job, make_loader, data):
+    module, before = make_module(), make_module()
+    fit(module, make_job(phases=two_phases(make_loader, data)[:1]))
+    assert torch.equal(module[0].weight, before[0].weight)
+    assert not torch.equal(module[3].weight, before[3].weight)
+    fit(module, make_job("all", phases=two_phases(make_loader, data)))
+    assert not torch.equal(module[0].weight, before[0].weight)
+
+
+@pytest.mark.parametrize("interrupt_after", [2, 7, 8, 9, 13])  # a phase has 8 steps
+def test_an_interruption_in_any_phase_changes_nothing(make_job, make_loader, data, interrupt_after):
+    expected, settings = make_module(), {"checkpoint_every_steps": 1}
+    straight = make_job("straight", phases=two_phases(make_loader, data), **settings)
+    fit(expected, straight)
+    stopped = make_job(
+        "stopped", phases=two_phases(make_loader, data), interrupt_after=interrupt_after, **settings
+    )
+    with pytest.raises(Interrupted):
+        fit(make_module(), stopped)
+    module, continued = make_module(), make_job("stopped", phases=two_phases(make_loader, data), **settings)
+    fit(module, continued)
+    assert_same_weights(module, expected)
+    assert rows_of(continued) == rows_of(straight)
+
+
+def test_metrics_after_the_checkpoint_are_written_once(make_job):
+    with pytest.raises(Interrupted):
+        fit(make_module(), make_job(interrupt_after=7))  # rows of steps 2, 4 and 6; the checkpoint is of step 4
+    with open(make_job().folder.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "train/lo')  # a kill cut this line
+    job = make_job()
+    fit(make_module(), job)
+    steps = [json.loads(line)["step"] for line in (job.folder.path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 8, 10, 12]

@@ -1,0 +1,105 @@
+"""The run folder's files, and when a run may continue in it."""
+
+import json
+
+import pytest
+import yaml
+
+from configs.load import config_to_dict, replace_section
+from configs.schema import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from engine.record import RunFolder, describe_environment, replace_file
+
+CONFIG = Config(
+    data=DataConfig(dataset="digits"),
+    model=ModelConfig(name="simple_cnn", args={"width": 8}),
+    optim=OptimConfig(name="sgd", lr=0.1),
+    train=TrainConfig(epochs=2, global_batch_size=60),
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "one")
+    folder.save_start(config_to_dict(CONFIG), {"machine": "CPU"})
+    return folder
+
+
+def test_the_start_leaves_configuration_and_environment(folder):
+    assert yaml.safe_load((folder.path / "config.yaml").read_text()) == config_to_dict(CONFIG)
+    assert json.loads((folder.path / "environment.json").read_text()) == {"machine": "CPU"}
+    assert folder.holds_run()
+    assert folder.read_result() is None
+
+
+def test_the_same_configuration_continues(folder):
+    folder.check_continues(config_to_dict(CONFIG))
+    moved = replace_section(CONFIG, "run", out="elsewhere", num_threads=7)
+    folder.check_continues(config_to_dict(replace_section(moved, "loader", backend="reference")))
+
+
+def test_another_configuration_stops_and_lists_the_keys(folder):
+    other = replace_section(replace_section(CONFIG, "optim", lr=0.2), "model", args={"width": 16})
+    with pytest.raises(ValueError, match="another configuration") as error:
+        folder.check_continues(config_to_dict(other))
+    lines = str(error.value).splitlines()
+    assert "  optim.lr: 0.1 -> 0.2" in lines
+    assert "  model.args: {'width': 8} -> {'width': 16}" in lines
+    assert len(lines) == 4
+    assert "--run.out" in lines[-1]
+
+
+def test_resume_never_stops_at_any_run(folder, tmp_path):
+    never = config_to_dict(CONFIG) | {"resume": "never"}
+    with pytest.raises(FileExistsError, match="already holds a run and resume=never"):
+        folder.check_continues(never)
+    RunFolder(tmp_path / "empty").check_continues(never)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is not a run folder: it has no config\.yaml"):
+        RunFolder(tmp_path).read_config()
+
+
+def test_metrics_come_back_without_a_line_that_was_cut(folder):
+    for step in (1, 2, 3):
+        folder.append_metrics({"step": step, "train/loss": 1 / step})
+    with open(folder.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "tra')
+    assert [row["step"] for row in folder.read_metrics()] == [1, 2, 3]
+    folder.drop_metrics_after(2)
+    folder.append_metrics({"step": 3, "train/loss": 0.0})
+    assert folder.read_metrics() == [
+        {"step": 1, "train/loss": 1.0},
+        {"step": 2, "train/loss": 0.5},
+        {"step": 3, "train/loss": 0.0},
+    ]
+
+
+def test_no_metrics_are_no_rows(tmp_path):
+    assert RunFolder(tmp_path).read_metrics() == []
+
+
+def test_the_result_comes_back(folder):
+    folder.save_result({"test/top1_frac": 0.5})
+    assert folder.read_result() == {"test/top1_frac": 0.5}
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    replace_file(path, b"old")
+
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.record.os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        replace_file(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+
+
+def test_the_environment_names_versions_machine_and_command():
+    environment = describe_environment({"world_size": 2})
+    assert environment["packages"].keys() >= {"torch", "torchvision", "accelerate"}
+    assert environment["world_size"] == 2
+    assert environment["command"]
+    assert environment["cpu_cores"] >= 1

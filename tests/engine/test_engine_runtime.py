@@ -1,0 +1,129 @@
+"""What the launcher says, and what is made of it."""
+
+import contextlib
+import ctypes
+
+import pytest
+import torch
+from torch import nn
+
+from configs.schema import RunConfig
+from engine import runtime as runtime_module
+from engine.runtime import LauncherSettings, check_launch, clear_errors, launcher_settings, start_runtime
+
+ALONE_UNDER_ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+GOOD_LAUNCHES = {
+    "python": {},
+    "accelerate, one process": {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"},
+    "accelerate, two": ALONE_UNDER_ACCELERATE | {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
+    "torchrun, three": {"WORLD_SIZE": "3", "RANK": "2", "MASTER_ADDR": "localhost"},
+    "a host that always sets MASTER_ADDR": {"MASTER_ADDR": "node1"},
+    "one launcher per node under srun": {"SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "4", "RANK": "0"},
+}
+LONELY_LAUNCHES = {
+    "accelerate --cpu --num_processes 2": ALONE_UNDER_ACCELERATE,
+    "srun of two tasks without a launcher": {"SLURM_STEP_NUM_TASKS": "2"},
+}
+
+
+@pytest.mark.parametrize("environ", GOOD_LAUNCHES.values(), ids=GOOD_LAUNCHES)
+def test_launches_that_work_pass(environ):
+    check_launch(environ, world_size=None)
+
+
+@pytest.mark.parametrize("environ", LONELY_LAUNCHES.values(), ids=LONELY_LAUNCHES)
+def test_processes_that_would_each_train_alone_are_told_what_to_type(environ):
+    with pytest.raises(ValueError, match="was started alone") as error:
+        check_launch(environ, world_size=None)
+    assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes" in str(error.value)
+    assert "torchrun --nproc-per-node" in str(error.value)
+
+
+def test_another_world_size_than_asked_for_is_an_error():
+    check_launch({"WORLD_SIZE": "4"}, world_size=4)
+    with pytest.raises(ValueError, match=r"run\.world_size=8, but there are 4") as error:
+        check_launch({"WORLD_SIZE": "4"}, world_size=8)
+    assert "--num_processes 8" in str(error.value)
+    with pytest.raises(ValueError, match=r"run\.world_size=2, but there are 1"):
+        check_launch({}, world_size=2)
+
+
+def test_launcher_options_are_read_from_its_environment():
+    assert launcher_settings({}) == LauncherSettings(None, None)
+    told = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    assert launcher_settings(told) == LauncherSettings(4, "bf16")
+    assert launcher_settings({"ACCELERATE_MIXED_PRECISION": "no"}) == LauncherSettings(None, None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests the error of a machine without a GPU")
+def test_fp16_without_a_gpu_is_refused_with_an_alternative():
+    with pytest.raises(ValueError, match="fp16 needs a GPU, and there is none here; use bf16 or fp32"):
+        start_runtime("fp16", RunConfig())
+
+
+def test_accumulation_told_to_the_launcher_does_not_divide_the_loss_again(monkeypatch, runtime):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    started = start_runtime("fp64", RunConfig(num_threads=1))
+    weight = nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+    started.backward(2 * weight)
+    assert weight.grad.item() == 2.0
+
+
+def test_integer_sums_over_ranks_stay_exact(runtime):
+    value = torch.tensor([2**62 + 1, -5])
+    assert torch.equal(runtime.sum_over_ranks(value), value)
+
+
+def test_the_module_is_placed_in_double_precision_and_channels_last(runtime):
+    module = runtime.place(nn.Conv2d(3, 4, 3))
+    assert module.weight.dtype == torch.float64
+    assert module.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_number_of_threads_is_what_was_asked_for(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    before = torch.get_num_threads()
+    try:
+        assert "1 CPU threads each, fp64" in start_runtime("fp64", RunConfig(num_threads=1)).describe()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_freed_memory_is_kept_only_where_glibc_is(monkeypatch):
+    monkeypatch.setattr(runtime_module.platform, "libc_ver", lambda: ("musl", "1.2"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("called another C library"))
+    runtime_module.keep_freed_memory()
+
+
+def run_with_clear_errors(error):
+    with clear_errors():
+        raise error
+
+
+def test_an_error_of_the_user_ends_with_its_message_alone(capsys):
+    with pytest.raises(SystemExit) as left:
+        run_with_clear_errors(ValueError("batch is 7; use 8."))
+    assert left.value.code == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: batch is 7; use 8.\n")
+    assert "test_engine_runtime.py" in printed
+    assert "Traceback" not in printed
+
+
+def test_only_rank_0_prints_the_error(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with contextlib.suppress(SystemExit):
+        run_with_clear_errors(OSError("disk full"))
+    assert capsys.readouterr().err == ""
+
+
+def test_the_traceback_is_shown_on_request(monkeypatch):
+    monkeypatch.setenv("TRACEBACK", "1")
+    with pytest.raises(ValueError, match="wanted"):
+        run_with_clear_errors(ValueError("wanted"))
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(KeyError):
+        run_with_clear_errors(KeyError("bug"))
