@@ -49,6 +49,7 @@ _AT_LEAST: dict[str, float] = {
 
 _ABOVE_ZERO = ("optim.lr", "optim.eps", "schedule.gamma")
 _FRACTIONS_BELOW_ONE = ("data.val_frac", "train.label_smoothing", "optim.momentum")
+_BELOW = {"run.seed": 2**64, "data.split_seed": 2**32}  # what torch and numpy, and scikit-learn, take as a seed
 
 
 def check_config(config: Config) -> None:
@@ -140,6 +141,9 @@ def _check_ranges(config: Config) -> None:
         value = value_at(config, key)
         if value is not None and not value >= least:
             raise ValueError(f"{key}={value} is too small; it must be at least {least}; use {least}.")
+    for key, bound in _BELOW.items():
+        if value_at(config, key) >= bound:
+            raise ValueError(f"{key}={value_at(config, key)} is too large; use at most {bound - 1}.")
     for key in _ABOVE_ZERO:
         if not 0 < value_at(config, key) < float("inf"):
             raise ValueError(f"{key}={value_at(config, key)} must be a number above 0; for example {key}=0.001.")
@@ -178,10 +182,11 @@ def _check_combinations(config: Config) -> None:
 def _check_rrc(config: Config) -> None:
     low, high = config.augment.rrc_scale
     if not 0 < low <= high <= 1:
+        low_offer = low if 0 < low <= 1 else 0.08
         raise ValueError(
             f"augment.rrc_scale=({low:g}, {high:g}) must rise within 0 to 1, for a crop cannot be larger than the "
-            f"image; use ({low if 0 < low <= 1 else 0.08:g}, {high if low <= high <= 1 else 1:g})."
+            f"image; use ({low_offer:g}, {high if low_offer <= high <= 1 else 1:g})."
         )
     low, high = config.augment.rrc_ratio
-    if not 0 < low <= high:
+    if not 0 < low <= high < float("inf"):
         raise ValueError(f"augment.rrc_ratio=({low:g}, {high:g}) must be above 0 and rise; use (0.75, 1.3333).")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from configs.check import check_config
 from configs.nearest import nearest
@@ -58,6 +58,7 @@ def parse_config(argv: Sequence[str], *, parser: ArgumentParser) -> Config:
     except ArgumentError as error:
         raise ValueError(explain_error(str(error))) from None
     parsed.pop("config")
+    _check_sections(parsed)
     config = Config(**vars(parser.instantiate(parsed)))
     check_config(config)
     return config
@@ -113,18 +114,36 @@ def explain_error(message: str) -> str:
     """Jsonargparse's message, with the nearest valid name or value added."""
     unknown = re.findall(r"--([\w.-]+)", message) if "unrecognized arguments" in message else []
     option = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    option_at_top = re.search(r"No action for key \"([\w.]+)\"|Key '([\w.]+)' is not expected", message)
+    option_at_top = re.search(  # each version of jsonargparse says it in its own way
+        r"No action for key \"([\w.]+)\"|Key '([\w.]+)' is not expected|Option '([\w.-]+)' is not accepted",
+        message,
+    )
     if option:
         unknown = [f"{option[1]}.{option[2]}" if not option[2].startswith(option[1] + ".") else option[2]]
     elif option_at_top:
-        unknown = [option_at_top[1] or option_at_top[2]]
+        unknown = [name for name in option_at_top.groups() if name]
     if unknown:
-        return "\n".join(f"unknown option {name!r}; {nearest(name, config_keys())}" for name in unknown)
-    literal = re.search(r"Literal\[(.*?)\].*Got value: (.*)", message, flags=re.DOTALL)
+        return "\n".join(f"unknown option {name!r}; {nearest(name, _keys_like(name))}" for name in unknown)
+    literal = re.search(r"Literal\[(.*?)\].*(?:Got|Given) value: (.*)", message, flags=re.DOTALL)
     if literal:
         choices = re.findall(r"'([^']*)'", literal[1])
         return f"{message.strip()}\n{nearest(literal[2].strip(), choices)}"
     return message.strip()
+
+
+def _keys_like(name: str) -> list[str]:
+    """The names that `name` may stand for: every key and, where it has no dot, the sections too."""
+    sections = [field.name for field in dataclasses.fields(Config)]
+    return config_keys() if "." in name else list(dict.fromkeys([*sections, *config_keys()]))
+
+
+def _check_sections(parsed: Namespace) -> None:
+    """Jsonargparse lets a section without fields (`input:` alone, `input: 3`) pass and fails on it later."""
+    for field in dataclasses.fields(Config):
+        value = parsed[field.name]
+        if dataclasses.is_dataclass(field.type) and not isinstance(value, Namespace):
+            fields = ", ".join(f"{field.name}.{one.name}" for one in dataclasses.fields(field.type))
+            raise ValueError(f"{field.name}={value} is a section, not a value; set its fields ({fields}) or drop it.")
 
 
 def _lookup(plain: dict[str, Any], key: str) -> Any:

@@ -1,0 +1,102 @@
+"""Several processes: the same samples, the same weights, every sample counted."""
+
+import json
+
+import pytest
+import torch
+from conftest import epoch_rows, read_rows, run_program, succeed
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+LAUNCHERS = {
+    1: (("train.py",), {}),
+    2: (("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "train.py"), {"ACCELERATE_USE_CPU": "true"}),
+    3: (("torchrun", "--nproc-per-node", "3", "train.py"), {}),
+}
+
+
+@pytest.fixture
+def train_on(tmp_path):
+    """Trains a recipe with a number of processes; gives the run folder."""
+
+    def train(recipe, num_processes, *options, name=""):
+        command, environ = LAUNCHERS[num_processes]
+        out = tmp_path / f"{name}{num_processes}"
+        succeed(*command, "--config", str(recipe), "--run.out", str(out), *options, **environ)
+        return out
+
+    return train
+
+
+def final_weights(folder):
+    return load_file(max((folder / "checkpoints").iterdir()) / "model.safetensors")
+
+
+def test_two_and_three_processes_train_the_weights_of_one(small_recipe, train_on):
+    recipe = small_recipe(
+        train={"epochs": 3, "global_batch_size": 60, "precision": "fp64", "accumulation": 2, "label_smoothing": 0.1},
+        run={"checkpoint_every_steps": 10},
+    )
+    folders = {count: train_on(recipe, count) for count in LAUNCHERS}
+    expected = final_weights(folders[1])
+    hashes = [row["train/ids_hash"] for row in epoch_rows(folders[1])]
+    assert len(set(hashes)) == 3
+    for count in (2, 3):
+        assert json.loads((folders[count] / "environment.json").read_text())["world_size"] == count
+        assert [row["train/ids_hash"] for row in epoch_rows(folders[count])] == hashes
+        for name, value in final_weights(folders[count]).items():
+            assert torch.allclose(value, expected[name], rtol=0, atol=1e-9), name
+        for row, wanted in zip(read_rows(folders[count]), read_rows(folders[1]), strict=True):
+            assert row["step"] == wanted["step"]
+            for key in ("train/loss", "train/top1_frac", "train/epoch_loss", "train/epoch_top1_frac", "val/loss"):
+                assert row.get(key) == pytest.approx(wanted.get(key), abs=2e-6), key
+        result = json.loads((folders[count] / "result.json").read_text())
+        assert result["test/num_samples"] == 360  # 360 = 256 + 104: the last batches are filled up
+        assert result == pytest.approx(json.loads((folders[1] / "result.json").read_text()), abs=2e-6)
+
+
+def test_a_run_continues_at_another_number_of_processes(small_recipe, train_on):
+    recipe = small_recipe(train={"epochs": 3, "global_batch_size": 60, "precision": "fp64"})
+    expected = train_on(recipe, 1, name="straight")
+    folder = train_on(recipe, 1, "--run.keep_checkpoints", "9")
+    (folder / "result.json").unlink()
+    for checkpoint in sorted((folder / "checkpoints").iterdir())[1:]:
+        for file in checkpoint.iterdir():
+            file.unlink()
+        checkpoint.rmdir()
+    command, environ = LAUNCHERS[2]
+    output = succeed(*command, "--config", str(recipe), "--run.out", str(folder), **environ)
+    assert "continuing from" in output
+    for name, value in final_weights(folder).items():
+        assert torch.allclose(value, final_weights(expected)[name], rtol=0, atol=1e-9), name
+    assert [row["train/ids_hash"] for row in epoch_rows(folder)] == [
+        row["train/ids_hash"] for row in epoch_rows(expected)
+    ]
+
+
+def test_batch_norm_statistics_are_averaged_before_they_are_saved(small_recipe, train_on):
+    recipe = small_recipe(model={"name": "simple_cnn", "args": {"width": 8, "hidden": 32, "norm": "batch"}})
+    folder = train_on(recipe, 2)
+    result = json.loads((folder / "result.json").read_text())
+    command, environ = LAUNCHERS[2]
+    output = succeed(*command[:-1], "evaluate.py", "--run", str(folder), **environ)
+    assert f"test/top1_frac {result['test/top1_frac']}" in output
+
+
+def test_accelerate_on_cpu_without_multi_gpu_stops_and_says_what_to_type(small_recipe, tmp_path):
+    command = ("accelerate", "launch", "--cpu", "--num_processes", "2", "train.py", "--config", str(small_recipe()))
+    done = run_program(*command, "--run.out", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert "error: several processes were asked for, but this process was started alone" in done.stderr
+    assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N train.py" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_world_size_stops_every_rank(small_recipe, tmp_path):
+    command, environ = LAUNCHERS[2]
+    options = ("--config", str(small_recipe()), "--run.out", str(tmp_path / "run"), "--run.world_size", "4")
+    done = run_program(*command, *options, **environ)
+    assert done.returncode != 0
+    assert "run.world_size=4, but there are 2" in done.stderr
+    assert done.stderr.count("error: several processes") == 1

@@ -1,0 +1,249 @@
+"""train.py as people run it: what it leaves, and what it says when something is wrong."""
+
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+from conftest import epoch_rows, read_rows, run_program, succeed
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from configs.load import DEFAULT_RECIPE
+
+TWO_CLASSES = {"train": {"dark": 24, "light": 24}, "test": {"dark": 7, "light": 6}}
+
+
+def fail(*command, code=1, **environ):
+    """Runs a command that must stop with a clear error; gives the message."""
+    done = run_program(*command, **environ)
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "epoch " not in done.stdout, "work had started"
+    return done.stderr
+
+
+@pytest.fixture
+def folder_recipe(make_folder, small_recipe):
+    """A recipe for an image folder of two classes: (splits, overrides) -> its path."""
+
+    def make(splits=None, *, root=None, **sections):
+        root = root or make_folder(splits or TWO_CLASSES)
+        changes = {
+            "data": {"dataset": "folder", "root": str(root), "val_frac": 0.25},
+            "train": {"epochs": 2, "global_batch_size": 12},
+        }
+        for section, values in sections.items():
+            changes[section] = changes.get(section, {}) | values
+        return small_recipe(**changes)
+
+    return make
+
+
+@pytest.mark.slow
+def test_the_default_job_learns_the_digits(tmp_path):
+    output = succeed("accelerate", "launch", "train.py", "--run.out", str(tmp_path / "run"))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["test/top1_frac"] >= 0.98
+    assert result["test/num_samples"] == 360
+    assert f"test: top-1 {100 * result['test/top1_frac']:.2f} %" in output
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    assert config["model"] == recipe["model"]
+
+
+def test_a_run_on_a_folder_leaves_every_file(folder_recipe, tmp_path):
+    recipe, out = folder_recipe(), tmp_path / "run"
+    output = succeed("train.py", "--config", str(recipe), "--run.out", str(out), "--optim.lr", "0.02")
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["optim"]["lr"] == 0.02
+    assert config["train"]["precision"] == "fp32"
+    assert json.loads((out / "environment.json").read_text())["world_size"] == 1
+    result = json.loads((out / "result.json").read_text())
+    assert (result["val/num_samples"], result["test/num_samples"]) == (12, 13)
+    assert {"test/top1_frac", "test/loss", "test/top1_frac/dark", "test/top1_frac/light"} <= result.keys()
+    with Image.open(out / "curves.png") as curves:
+        assert curves.width > 500
+    rows = read_rows(out)
+    logged = {"step", "epoch", "train/loss", "train/top1_frac", "lr", "train/images_per_s", "train/data_wait_frac"}
+    assert [row["step"] for row in rows if row.keys() == logged] == [4]
+    assert len(epoch_rows(out)) == 2
+    checkpoint = max((out / "checkpoints").iterdir())
+    assert "head.5.weight" in load_file(checkpoint / "model.safetensors")
+    card = json.loads((checkpoint / "model.json").read_text())
+    assert card["class_names"] == ["dark", "light"]
+    assert card["input"]["size_px"] == 16
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/top1_frac")] == [3, 6]
+    for part in ("36 train, 12 val, 13 test; 2 classes", "0 images left out", "resident", "test: top-1", str(out)):
+        assert part in output
+
+
+def test_a_finished_run_says_so_and_changes_nothing(small_recipe, tmp_path):
+    command = ("train.py", "--config", str(small_recipe()), "--run.out", str(tmp_path / "run"))
+    succeed(*command)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    output = succeed(*command)
+    assert re.search(r"run is finished: test top-1 \d+\.\d\d %; use another --run\.out", output)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert "already holds a run and resume=never" in fail(*command, "--resume", "never")
+
+
+def test_a_folder_whose_configuration_differs_stops_and_lists_the_keys(small_recipe, tmp_path):
+    command = ("train.py", "--config", str(small_recipe()), "--run.out", str(tmp_path / "run"))
+    succeed(*command)
+    message = fail(*command, "--optim.lr", "0.5", "--run.seed", "3")
+    assert "optim.lr: 0.05 -> 0.5" in message
+    assert "run.seed: 0 -> 3" in message
+
+
+def test_the_executors_train_the_same_weights(folder_recipe, tmp_path):
+    recipe = folder_recipe()
+    for backend in ("resident", "reference"):
+        out = str(tmp_path / backend)
+        succeed("train.py", "--config", str(recipe), "--run.out", out, "--loader.backend", backend)
+    assert epoch_rows(tmp_path / "resident") == epoch_rows(tmp_path / "reference")
+
+
+def test_random_resized_crops_of_photographs_of_any_size_train(folder_recipe, make_folder, tmp_path):
+    root = make_folder({"train": {"dark": 8, "light": 8}}, size_px=20)
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        with Image.open(path) as image:
+            resized = image.resize((20 + number, 30))
+        resized.save(path)
+    recipe = folder_recipe(
+        root=root,
+        input={"size_px": 16},
+        augment={"crop": "rrc", "pad_px": 4, "flip": "random"},
+        train={"epochs": 1, "global_batch_size": 4},
+    )
+    output = succeed("train.py", "--config", str(recipe), "--run.out", str(tmp_path / "run"))
+    assert "loader: reference (random-resized-crop of images of several sizes)" in output
+    assert "test" not in json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 2e-2), ("fp64", 1e-3)])
+def test_other_precisions_train_alike_but_not_the_same(small_recipe, tmp_path, precision, tolerance):
+    recipe = str(small_recipe(train={"epochs": 1, "global_batch_size": 60}))
+    losses = {}
+    for name in ("fp32", precision):
+        succeed("train.py", "--config", recipe, "--run.out", str(tmp_path / name), "--train.precision", name)
+        losses[name] = epoch_rows(tmp_path / name)[0]["train/epoch_loss"]
+    assert losses[precision] == pytest.approx(losses["fp32"], rel=tolerance)
+    assert losses[precision] != losses["fp32"]
+    weights = load_file(max((tmp_path / precision / "checkpoints").iterdir()) / "model.safetensors")
+    dtype = "torch.float64" if precision == "fp64" else "torch.float32"
+    assert {str(value.dtype) for value in weights.values()} == {dtype}
+
+
+def test_without_val_the_last_checkpoint_is_scored(small_recipe, tmp_path):
+    recipe = small_recipe(data={"dataset": "digits", "val_frac": 0.0}, run={"select": "last"})
+    output = succeed("train.py", "--config", str(recipe), "--run.out", str(tmp_path / "run"))
+    assert "val:" not in output
+    assert "test: top-1" in output
+
+
+def test_a_missing_folder_is_named(folder_recipe, tmp_path):
+    message = fail("train.py", "--config", str(folder_recipe(root=tmp_path / "nowhere")))
+    assert f"data.root={tmp_path / 'nowhere'} does not exist" in message
+
+
+def test_an_empty_class_is_named(folder_recipe, make_folder):
+    root = make_folder(TWO_CLASSES)
+    (root / "train" / "nothing").mkdir()
+    shutil.copytree(root / "test" / "dark", root / "test" / "nothing")
+    assert "class folders without images: nothing" in fail("train.py", "--config", str(folder_recipe(root=root)))
+
+
+def test_classes_that_differ_between_splits_are_listed(folder_recipe):
+    splits = {"train": {"cat": 4, "dog": 4}, "val": {"cat": 4, "eel": 4}}
+    message = fail("train.py", "--config", str(folder_recipe(splits)))
+    assert "- dog (in train/, not in val/)" in message
+    assert "+ eel (in val/, not in train/)" in message
+
+
+@pytest.mark.parametrize("backend", ["resident", "reference"])
+def test_one_unreadable_image_is_named(folder_recipe, make_folder, backend, tmp_path):
+    root = make_folder(TWO_CLASSES, suffix=".jpg", size_px=64)
+    broken = root / "train" / "light" / "003.jpg"
+    broken.write_bytes(broken.read_bytes()[:-500])  # the header is whole, the pixels are not
+    done = run_program(
+        "train.py",
+        "--config",
+        str(folder_recipe(root=root)),
+        "--loader.backend",
+        backend,
+        "--run.out",
+        str(tmp_path / "r"),
+    )
+    assert done.returncode == 1
+    assert str(broken) in done.stderr
+    assert "truncated" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_no_image_is_named_before_any_work(folder_recipe, make_folder):
+    root = make_folder(TWO_CLASSES)
+    (root / "train" / "dark" / "page.jpg").write_text("<html>not found</html>")
+    message = fail("train.py", "--config", str(folder_recipe(root=root)))
+    assert "1 of 49 files cannot be read as images" in message
+    assert "page.jpg: not an image in any format that Pillow reads" in message
+
+
+def test_an_unknown_model_is_answered_with_the_nearest(small_recipe):
+    message = fail("train.py", "--config", str(small_recipe()), "--model.name", "simpel_cnn")
+    assert "unknown model 'simpel_cnn'; nearest: simple_cnn" in message
+
+
+@pytest.mark.parametrize(("key", "nearest"), [("--model.nam", "model.name"), ("--optim.learning_rate", "optim.lr")])
+def test_unknown_and_abbreviated_keys_are_answered_with_the_nearest(small_recipe, key, nearest):
+    message = fail("train.py", "--config", str(small_recipe()), key, "x", code=2)
+    assert f"unknown option '{key[2:]}'" in message
+    assert nearest in message
+
+
+def test_a_batch_that_does_not_divide_offers_its_neighbours(small_recipe):
+    message = fail("train.py", "--config", str(small_recipe()), "--train.accumulation", "7")
+    assert "global_batch_size=60 is not divisible by world_size*accumulation = 1*7 = 7; use 56 or 63" in message
+
+
+def test_a_batch_larger_than_the_data_offers_the_largest(small_recipe):
+    message = fail("train.py", "--config", str(small_recipe()), "--train.global_batch_size", "2000")
+    assert "more than the 1293 training images; use at most 1293" in message
+
+
+def test_images_of_several_sizes_need_a_size(folder_recipe, make_folder):
+    root = make_folder(TWO_CLASSES)
+    Image.new("RGB", (40, 50)).save(root / "train" / "dark" / "large.png")
+    assert "--input.size_px 32" in fail("train.py", "--config", str(folder_recipe(root=root)))
+
+
+def test_a_crop_larger_than_the_image_is_refused(small_recipe):
+    message = fail("train.py", "--config", str(small_recipe()), "--input.crop_frac", "1.25", code=2)
+    assert "would crop 1.25 times the short side" in message
+    message = fail("train.py", "--config", str(small_recipe()), "--augment.pad_px", "8")
+    assert "pad_px=8 shifts the crop beyond an image of input.size_px=8" in message
+
+
+def test_a_learning_rate_that_explodes_stops_and_names_the_step(small_recipe, tmp_path):
+    recipe, out = small_recipe(), tmp_path / "run"
+    done = run_program("train.py", "--config", str(recipe), "--run.out", str(out), "--optim.lr", "1e30")
+    assert done.returncode == 1
+    assert re.search(r"error: the loss is not finite at step \d+ ", done.stderr)
+    assert not (out / "result.json").exists()
+
+
+def test_images_that_changed_since_the_checkpoint_are_refused(folder_recipe, make_folder, tmp_path):
+    root, out = make_folder(TWO_CLASSES), tmp_path / "run"
+    command = ("train.py", "--config", str(folder_recipe(root=root)), "--run.out", str(out))
+    succeed(*command)
+    (out / "result.json").unlink()  # as if it had been stopped before the end
+    newest = max((out / "checkpoints").iterdir())
+    shutil.rmtree(newest)
+    (root / "train" / "dark" / "000.png").rename(root / "train" / "dark" / "renamed.png")
+    done = run_program(*command)
+    assert done.returncode == 1
+    assert "the data has changed" in done.stderr
