@@ -35,6 +35,7 @@ def main() -> None:
         progress = Progress(num_epochs=config.train.epochs, is_main=runtime.is_main)
         folder.check_continues(config_to_dict(config))
         result = folder.read_result()
+        runtime.wait_for_all()  # every rank has looked before one of them writes
         if result is None:
             train(config, runtime=runtime, folder=folder, progress=progress)
         else:

@@ -11,8 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from engine.checkpoint import load_training_state, load_weights, newest_checkpoint, prune_checkpoints, save_checkpoint
+from engine.clock import Clock, Pace
 from engine.evaluation import Evaluation, to_metrics
 from engine.losses import LossFn
 from engine.progress import Progress
@@ -108,7 +108,7 @@ class _Live(NamedTuple):
     phase: Phase
     prepared: Prepared
     peak_lrs: list[float]
-    clock: "_Clock"
+    clock: Clock
 
 
 def fit(module: nn.Module, job: Job) -> TrainState:
@@ -173,7 +173,7 @@ def _begin_phase(state: TrainState, job: Job, *, saved: dict[str, Any] | None) -
         prepared.optimizer.load_state_dict(saved["optimizer"])
         job.runtime.load_scaler_state(saved["scaler"])
         phase.loader.load_state_dict(saved["loader"])
-    return _Live(phase, prepared, peak_lrs, _Clock())
+    return _Live(phase, prepared, peak_lrs, Clock())
 
 
 def _train_epoch(state: TrainState, live: _Live, job: Job) -> None:
@@ -330,7 +330,7 @@ def _write_row(row: dict[str, Any], job: Job) -> None:
         job.runtime.log(row, step=row["step"])
 
 
-def _pace_metrics(pace: "_Pace", live: _Live, job: Job) -> dict[str, float]:
+def _pace_metrics(pace: Pace, live: _Live, job: Job) -> dict[str, float]:
     """Learning rate, global speed and data wait."""
     return {
         "lr": max(group["lr"] for group in live.prepared.optimizer.param_groups),
@@ -364,51 +364,3 @@ def _hash_ids(ids_N: Tensor, *, step: int) -> Tensor:
     mixed = (ids_N + 1) * _ID_MULTIPLIER
     mixed = (mixed ^ (mixed >> 29)) * (2 * step + 1)
     return (mixed ^ (mixed >> 32)).sum()
-
-
-class _Clock:
-    """Measures, on the host, how long training takes and how much of that is waiting for data."""
-
-    def __init__(self) -> None:
-        self._now = self._at_epoch = self._at_lap = _Reading(time.perf_counter(), 0.0, 0)
-
-    def watch(self, loader: Loader) -> Iterator[Batch]:
-        """The loader's batches, the wait for each measured."""
-        start = time.perf_counter()
-        self._at_epoch = self._at_lap = self._now._replace(time_s=start)
-        for batch in loader:
-            waited_s = self._now.waited_s + time.perf_counter() - start
-            self._now = _Reading(time.perf_counter(), waited_s, self._now.num_images + len(batch.labels_N))
-            yield batch
-            start = time.perf_counter()
-
-    def lap(self) -> "_Pace":
-        """The pace since the last lap."""
-        now = self._now._replace(time_s=time.perf_counter())
-        pace, self._at_lap = _pace_between(self._at_lap, now), now
-        return pace
-
-    def epoch(self) -> "_Pace":
-        """The pace since the epoch began."""
-        return _pace_between(self._at_epoch, self._now._replace(time_s=time.perf_counter()))
-
-
-class _Reading(NamedTuple):
-    time_s: float
-    waited_s: float
-    num_images: int
-
-
-class _Pace(NamedTuple):
-    """Of this rank: seconds, images per second, and the share of the time spent waiting for data."""
-
-    seconds: float
-    images_per_s: float
-    wait_frac: float
-
-
-def _pace_between(before: _Reading, after: _Reading) -> _Pace:
-    seconds = max(after.time_s - before.time_s, 1e-9)
-    return _Pace(
-        seconds, (after.num_images - before.num_images) / seconds, (after.waited_s - before.waited_s) / seconds
-    )

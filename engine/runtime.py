@@ -8,6 +8,7 @@ import ctypes
 import os
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch.optim import Optimizer
 from configs.schema import RunConfig
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_SECONDS_FOR_RANK_0 = 3.0
 _MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -214,15 +216,24 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
-    """Ends the program on an error a user can cause with its message alone; TRACEBACK=1 shows where it came from."""
+    """Ends the program on an error a user can cause with its message alone; TRACEBACK=1 shows where it came from.
+
+    Most errors meet every rank, and then rank 0 speaks for all: the others wait before they speak, and the launcher
+    ends them in that time. An error of one rank alone, such as a broken image in its share, is thus told too.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command continues from the newest checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("TRACEBACK"):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
-        if os.environ.get("RANK", "0") == "0":
-            print(
-                f"error: {error}\n({Path(place.filename).name}:{place.lineno}; TRACEBACK=1 shows more)", file=sys.stderr
-            )
+        rank = int(os.environ.get("RANK", "0"))
+        if rank > 0:
+            time.sleep(_SECONDS_FOR_RANK_0)
+        speaker = f"error on rank {rank}" if rank > 0 else "error"
+        hint = f"({Path(place.filename).name}:{place.lineno}; TRACEBACK=1 shows more)"
+        print(f"{speaker}: {error}\n{hint}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import pytest
-from conftest import run_program, succeed
+from programs import run_program, succeed
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, epoch_rows, succeed
+from programs import ROOT, epoch_rows, succeed
 from safetensors.torch import load_file
 
 from engine.checkpoint import load_training_state, newest_checkpoint

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import epoch_rows, read_rows, run_program, succeed
+from programs import epoch_rows, read_rows, run_program, succeed
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
@@ -100,3 +100,20 @@ def test_a_wrong_world_size_stops_every_rank(small_recipe, tmp_path):
     assert done.returncode != 0
     assert "run.world_size=4, but there are 2" in done.stderr
     assert done.stderr.count("error: several processes") == 1
+
+
+def test_an_error_of_one_rank_alone_is_told(make_folder, small_recipe, tmp_path):
+    root = make_folder({"train": {"dark": 24, "light": 24}}, size_px=64, suffix=".jpg")
+    broken = root / "train" / "light" / "007.jpg"
+    broken.write_bytes(broken.read_bytes()[:-500])
+    recipe = small_recipe(
+        data={"dataset": "folder", "root": str(root), "val_frac": 0.0},
+        train={"epochs": 2, "global_batch_size": 12},
+        run={"select": "last"},
+        input={"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
+    )
+    command, environ = LAUNCHERS[2]
+    options = ("--config", str(recipe), "--run.out", str(tmp_path / "run"), "--loader.backend", "reference")
+    done = run_program(*command, *options, **environ)
+    assert done.returncode != 0
+    assert str(broken) in done.stderr

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import yaml
-from conftest import epoch_rows, read_rows, run_program, succeed
 from PIL import Image
+from programs import epoch_rows, read_rows, run_program, succeed
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

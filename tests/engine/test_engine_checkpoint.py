@@ -76,7 +76,10 @@ def test_the_newest_whole_checkpoint_is_found_and_the_others_are_named(tmp_path)
 def test_a_truncated_manifest_is_passed_over(tmp_path):
     path = save(tmp_path, step=1)
     (path / "manifest.json").write_text((path / "manifest.json").read_text()[:20])
-    assert newest_checkpoint(tmp_path) == (None, ["step_00000001: incomplete (its manifest.json cannot be read), passed over"])
+    assert newest_checkpoint(tmp_path) == (
+        None,
+        ["step_00000001: incomplete (its manifest.json cannot be read), passed over"],
+    )
 
 
 def test_no_folder_is_no_checkpoint(tmp_path):
@@ -165,7 +168,9 @@ def test_on_a_really_full_disk_the_last_good_checkpoint_survives(tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     mount = f"mount -t tmpfs -o size=2m tmpfs {small}"
-    if subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount], capture_output=True).returncode:
+    if subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount], capture_output=True
+    ).returncode:
         pytest.skip("this machine does not let a process mount a file system of its own")
     command = f'{mount} && "{sys.executable}" -c "$SCRIPT" {small}/checkpoints'
     done = subprocess.run(

@@ -29,7 +29,9 @@ def module():
 @pytest.mark.parametrize("batch_size", [1, 10, 53, 64])
 def test_scores_are_scikit_learns_and_every_sample_counts_once(runtime, make_loader, data, module, batch_size):
     inputs, labels = data
-    score = evaluate(module, make_loader(inputs, labels, batch_size=batch_size), num_classes=NUM_CLASSES, runtime=runtime)
+    score = evaluate(
+        module, make_loader(inputs, labels, batch_size=batch_size), num_classes=NUM_CLASSES, runtime=runtime
+    )
     logits = module.eval()(inputs).detach()
     probabilities, classes = logits.softmax(dim=1).numpy(), np.arange(NUM_CLASSES)
     assert score.num_samples == 53

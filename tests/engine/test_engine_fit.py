@@ -32,7 +32,7 @@ def make_module(dropout=0.0):
     return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, NUM_CLASSES)).double()
 
 
-class Interrupted(Exception):
+class KilledError(Exception):
     """Stands for a kill."""
 
 
@@ -56,7 +56,7 @@ def make_job(tmp_path, runtime, make_loader, data):
         def interruptible(module, batch):
             steps.append(1)
             if interrupt_after is not None and len(steps) > interrupt_after:
-                raise Interrupted
+                raise KilledError
             return loss_fn(module, batch)
 
         def validate(module):
@@ -139,7 +139,7 @@ def test_a_run_that_continues_equals_one_that_never_stopped(make_job, interrupt_
     expected = make_module(dropout=0.5)
     straight = make_job("straight", **settings)
     fit(expected, straight)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         fit(make_module(dropout=0.5), make_job("stopped", interrupt_after=interrupt_after, **settings))
     torch.manual_seed(123)  # no generator's state is carried over
     module = make_module(dropout=0.5)
@@ -275,10 +275,8 @@ def test_an_interruption_in_any_phase_changes_nothing(make_job, make_loader, dat
     expected, settings = make_module(), {"checkpoint_every_steps": 1}
     straight = make_job("straight", phases=two_phases(make_loader, data), **settings)
     fit(expected, straight)
-    stopped = make_job(
-        "stopped", phases=two_phases(make_loader, data), interrupt_after=interrupt_after, **settings
-    )
-    with pytest.raises(Interrupted):
+    stopped = make_job("stopped", phases=two_phases(make_loader, data), interrupt_after=interrupt_after, **settings)
+    with pytest.raises(KilledError):
         fit(make_module(), stopped)
     module, continued = make_module(), make_job("stopped", phases=two_phases(make_loader, data), **settings)
     fit(module, continued)
@@ -287,7 +285,7 @@ def test_an_interruption_in_any_phase_changes_nothing(make_job, make_loader, dat
 
 
 def test_metrics_after_the_checkpoint_are_written_once(make_job):
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         fit(make_module(), make_job(interrupt_after=7))  # rows of steps 2, 4 and 6; the checkpoint is of step 4
     with open(make_job().folder.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "train/lo')  # a kill cut this line

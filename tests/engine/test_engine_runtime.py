@@ -111,11 +111,21 @@ def test_an_error_of_the_user_ends_with_its_message_alone(capsys):
     assert "Traceback" not in printed
 
 
-def test_only_rank_0_prints_the_error(capsys, monkeypatch):
+def test_the_other_ranks_leave_rank_0_time_to_speak_for_all(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    slept = []
+    monkeypatch.setattr(runtime_module.time, "sleep", slept.append)
     with contextlib.suppress(SystemExit):
         run_with_clear_errors(OSError("disk full"))
-    assert capsys.readouterr().err == ""
+    assert slept == [3.0]
+    assert capsys.readouterr().err.startswith("error on rank 1: disk full\n")
+
+
+def test_control_c_says_how_to_go_on(capsys):
+    with pytest.raises(SystemExit) as left:
+        run_with_clear_errors(KeyboardInterrupt())
+    assert left.value.code == 130
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_the_traceback_is_shown_on_request(monkeypatch):

@@ -1,0 +1,42 @@
+"""The programs, run as people run them, and what they leave."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+# what a launcher would set must not leak in from outside
+_LAUNCHER_PREFIXES = ("ACCELERATE_", "SLURM_", "MASTER_", "WORLD_SIZE", "RANK", "LOCAL_", "OMP_NUM_THREADS")
+
+
+def run_program(*command: str, timeout_s: float = 240, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command from the project's root; a first word such as train.py is run by this Python."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(_LAUNCHER_PREFIXES)}
+    words = [sys.executable, *command] if command[0].endswith(".py") else [str(BIN / command[0]), *command[1:]]
+    return subprocess.run(
+        words, cwd=ROOT, env=clean | environ, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+def succeed(*command: str, **environ: str) -> str:
+    """Runs a command that must succeed; gives what it printed."""
+    done = run_program(*command, **environ)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def epoch_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl that end an epoch, without what is measured by the clock."""
+    timed = ("train/images_per_s", "train/data_wait_frac", "train/epoch_s")
+    rows = [row for row in read_rows(folder) if "train/epoch_loss" in row]
+    return [{key: value for key, value in row.items() if key not in timed} for row in rows]
