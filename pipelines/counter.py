@@ -28,7 +28,8 @@ class Stream(IntEnum):
 
 def random_bits(seed: int, stream: Stream, *counters: Counter) -> npt.NDArray[np.uint64]:
     """uint64 of the broadcast shape of the counters, each at least 0."""
-    state = _mix(np.asarray(seed, dtype=np.uint64))
+    # twice: once would let seed and stream change places, and seed 0's shifts would be seed 1's order
+    state = _mix(_mix(np.asarray(seed, dtype=np.uint64)))
     for counter in (int(stream), *counters):
         state = _mix(state ^ _mix(np.asarray(counter).astype(np.uint64)))
     return state

@@ -64,6 +64,7 @@ def _open(file: str | bytes) -> Image.Image:
     image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     num_pixels = image.width * image.height
     if Image.MAX_IMAGE_PIXELS is not None and num_pixels > Image.MAX_IMAGE_PIXELS:  # Pillow itself only warns here
+        image.close()
         raise ValueError(f"its header claims {image.width} x {image.height} pixels, more than is safe to decode")
     return image
 

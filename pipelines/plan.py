@@ -95,7 +95,8 @@ def _evaluation_windows(sizes_N2: npt.NDArray[np.int32], *, fit: Fit) -> npt.NDA
         zeros = np.zeros_like(heights)
         return np.stack([zeros, zeros, heights, widths], axis=1)
     side = np.maximum(np.rint(np.minimum(heights, widths) * fit.crop_frac), 1).astype(np.int64)
-    return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
+    tops, lefts = (np.rint((length - side) / 2).astype(np.int64) for length in (heights, widths))  # as torchvision
+    return np.stack([tops, lefts, side, side], axis=1)
 
 
 def _draw_flips(ids_N: npt.NDArray[np.int64], *, flip: str, seed: int, epoch: int) -> npt.NDArray[np.bool_]:

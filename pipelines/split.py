@@ -27,12 +27,13 @@ def split_source(source: Source, *, held_out_frac: float, seed: int) -> Parts:
     num_held_out = int(np.ceil(num_samples * held_out_frac))
     smallest = int(counts.argmin())
     if counts[smallest] < 2 or num_held_out < num_classes or num_samples - num_held_out < num_classes:
-        needed = num_classes / num_samples
+        least = int(np.ceil(1000 * num_classes / num_samples))  # a part needs as many images as there are classes
+        offer = f"use a fraction of {least / 1000:.3f} to {1 - least / 1000:.3f}, " if counts[smallest] >= 2 else ""
         raise ValueError(
             f"cannot split {num_samples} images of {num_classes} classes (the smallest, "
             f"{source.class_names[smallest]!r}, has {counts[smallest]}) with data.val_frac={held_out_frac:g}: each "
-            f"class needs an image on both sides; add images, give val/ yourself, use a fraction of at least "
-            f"{needed:.3f}, or data.val_frac=0 with run.select=last."
+            f"class needs an image on both sides; add images, give val/ yourself, {offer}or use "
+            f"data.val_frac=0 with run.select=last."
         )
     rest, held_out = train_test_split(
         np.arange(num_samples), test_size=num_held_out, stratify=source.labels_N, random_state=seed

@@ -21,11 +21,11 @@ class ReferenceExecutor:
     def __init__(
         self, source: Source, *, size_px: int, channels: int, interpolation: str, num_workers: int, pin_memory: bool
     ) -> None:
-        self._plans: Iterable[Plan] = ()
+        self._sampler = _Forward()
         self._batches = DataLoader(
             _PlannedImages(source, size_px=size_px, channels=channels, interpolation=interpolation),
             batch_size=None,  # a plan is already a whole batch
-            sampler=_Forward(self),
+            sampler=self._sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
@@ -39,25 +39,30 @@ class ReferenceExecutor:
         Raises:
             ValueError: An image cannot be read; the message names it.
         """
-        self._plans = plans
-        for result in self._batches:
-            if isinstance(result, str):
-                raise ValueError(result)
-            yield result
-
-    def pending_plans(self) -> Iterable[Plan]:
-        """The plans of the present run."""
-        return self._plans
+        self._sampler.plans = iter(plans)
+        try:
+            for result in self._batches:
+                if isinstance(result, str):
+                    raise ValueError(result)
+                yield result
+        finally:
+            self._sampler.plans = iter(())
 
 
 class _Forward:
-    """The sampler: hands on the plans of the present run, so that workers can persist between runs."""
+    """The sampler: hands on the plans of the present run, so that workers can persist between runs.
 
-    def __init__(self, executor: ReferenceExecutor) -> None:
-        self._executor = executor
+    It knows the plans only while they run, and not the executor: objects that lead back to each other are left to the
+    garbage collector, which takes the workers' pipes from them before it tells them to stop (10 s, "Bad file
+    descriptor"; torch 2.14.1).
+    """
+
+    def __init__(self) -> None:
+        self.plans: Iterator[Plan] = iter(())
 
     def __iter__(self) -> Iterator[Plan]:
-        return iter(self._executor.pending_plans())
+        while (plan := next(self.plans, None)) is not None:
+            yield plan
 
 
 class _PlannedImages(Dataset[Tensor | str]):

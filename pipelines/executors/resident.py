@@ -129,7 +129,7 @@ def shift_and_flip(images_MHWC: Tensor, *, rows_N: Tensor, shifts_N2: Tensor, fl
 
 
 def resize_windows(images_NHWC: Tensor, windows_N4: Tensor, *, size_px: int, interpolation: str) -> Tensor:
-    """Each image's window, resized with antialiasing: columns, rounding, rows, rounding, as Pillow does.
+    """Each image's window, resized with antialiasing: columns, rounding (halves up), rows, rounding, as torch does.
 
     Args:
         images_NHWC: uint8 (N, H, W, C).
@@ -144,8 +144,8 @@ def resize_windows(images_NHWC: Tensor, windows_N4: Tensor, *, size_px: int, int
     _, height, width, _ = images_NHWC.shape
     across = _filter_weights(lefts_N, widths_N, length=width, size_px=size_px, interpolation=interpolation)
     down = _filter_weights(tops_N, heights_N, length=height, size_px=size_px, interpolation=interpolation)
-    columns = torch.einsum("nhwc,nsw->nhsc", images_NHWC.float(), across).round_().clamp_(0, 255)
-    return torch.einsum("nhsc,nth->ntsc", columns, down).round_().clamp_(0, 255).to(torch.uint8)
+    columns = torch.einsum("nhwc,nsw->nhsc", images_NHWC.float(), across).add_(0.5).floor_().clamp_(0, 255)
+    return torch.einsum("nhsc,nth->ntsc", columns, down).add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
 
 
 def _filter_weights(starts_N: Tensor, spans_N: Tensor, *, length: int, size_px: int, interpolation: str) -> Tensor:

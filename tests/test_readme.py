@@ -1,0 +1,93 @@
+"""The README's commands, file list and recipes are true."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+import yaml
+from programs import ROOT, succeed
+
+from configs.load import build_parser, parse_config
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].strip()
+    for line in re.findall(r"^    ((?:make|accelerate|torchrun|ACCELERATE_USE_CPU).*)$", README, flags=re.MULTILINE)
+]
+
+
+def tracked_files():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: which files belong to the project is not known")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listed.stdout.split()
+
+
+def test_every_file_has_a_line_and_every_line_a_file():
+    listed = re.findall(r"^\| `([\w./]+)` \|", README[README.index("## The house") :], flags=re.MULTILINE)
+    parts = ("configs/", "pipelines/", "models/", "engine/", "report/", "benchmarks/")
+    expected = [
+        name
+        for name in tracked_files()
+        if (name.startswith(parts) or "/" not in name) and name.endswith((".py", ".yaml")) and "__init__" not in name
+    ]
+    assert sorted(listed) == sorted(expected)
+
+
+def test_every_recipe_is_in_the_table_and_says_what_it_gave():
+    recipes = [name for name in tracked_files() if name.startswith("configs/") and name.endswith(".yaml")]
+    assert len(recipes) == 2
+    for recipe in recipes:
+        assert f"| `{recipe}` |" in README
+        header = [line for line in (ROOT / recipe).read_text().splitlines() if line.startswith("#")]
+        text = " ".join(header)
+        assert "accelerate launch train.py" in text, recipe
+        assert re.search(r"\d+\.\d+ \+- \d+\.\d+ %", text), f"{recipe}: no measured accuracy with its spread"
+        assert re.search(r"20\d\d-\d\d-\d\d", text), f"{recipe}: no date"
+
+
+def test_commands_of_train_and_evaluate_are_accepted():
+    assert len(COMMANDS) == 9
+    parser = build_parser(prog="train.py", description="")
+    seen = 0
+    for command in COMMANDS:
+        words = shlex.split(command)
+        if "train.py" not in words:
+            continue
+        options = words[words.index("train.py") + 1 :]
+        default = ["--config", str(ROOT / "configs/digits/simple_cnn.yaml")] if "--config" not in options else []
+        parse_config([*default, *options], parser=parser)
+        seen += 1
+    assert seen == 4
+
+
+def test_make_train_and_make_test_are_targets():
+    for target in ("train", "test", "lint", "setup"):
+        printed = subprocess.run(
+            ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        assert printed, target
+    assert "accelerate launch train.py" in subprocess.run(
+        ["make", "--dry-run", "train"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert re.search(r"^    make test ", README, flags=re.MULTILINE)
+
+
+def test_overrides_named_in_the_text_exist():
+    printed = succeed("train.py", "--print_config", "--train.epochs", "20", "--model.args.norm", "batch")
+    config = yaml.safe_load(printed)
+    assert config["train"]["epochs"] == 20
+    assert config["model"]["args"]["norm"] == "batch"
+    for key in re.findall(r"--((?:train|model|run|input|data|optim)\.[\w.]+)", README):
+        value = config
+        for part in key.split("."):
+            assert part in value, key
+            value = value[part]
+
+
+def test_what_appears_on_the_screen_has_the_lines_of_a_run():
+    screen = README[README.index("## What appears") : README.index("| file | what is in it |")]
+    for start in ("data: ", "input: ", "loader: ", "model: ", "machine: ", "epoch ", "val: top-1 ", "test: top-1 "):
+        assert f"\n    {start}" in screen, start
