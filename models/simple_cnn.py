@@ -33,7 +33,7 @@ class SimpleCNN(nn.Module):
         init: default = PyTorch's; kaiming = normal with the fan-in and the gain of ReLU, biases zero (He et al. 2015).
 
     Raises:
-        ValueError: An argument out of range or not among the choices.
+        ValueError: A number out of range. (The choices are checked by models.build.)
     """
 
     def __init__(

@@ -148,8 +148,11 @@ def _scan_split(split: Path, *, classes: Sequence[str], show_progress: bool) -> 
 def _image_names(split: Path, *, class_name: str) -> tuple[list[bytes], list[str]]:
     """Image files below a class folder, sorted, and files that are none, all relative to the split."""
     images, others = [], []
+    walked = {os.path.realpath(split / class_name)}  # links are followed, but never around in a circle
     for folder, folders, files in os.walk(split / class_name, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in visible if os.path.realpath(os.path.join(folder, name)) not in walked]
+        walked.update(os.path.realpath(os.path.join(folder, name)) for name in folders)
         for file in sorted(name for name in files if not name.startswith(".")):
             name = os.path.relpath(os.path.join(folder, file), split)
             if file.lower().endswith(IMAGE_SUFFIXES):

@@ -1,0 +1,262 @@
+"""Checks: every table entry is enforced, and every message gives what came and a value that works."""
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from typing import Any
+
+import pytest
+
+from configs import check
+from configs.check import check_batch, check_config, check_input, check_pad, value_at
+from configs.load import config_keys, replace_section
+from configs.schema import Config, InputSpec
+
+
+def with_values(config: Config, **values: Any) -> Config:
+    """The configuration with keys such as optim__lr set anew."""
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        config = replace_section(config, section, **{name: value})
+    return config
+
+
+def with_key(config: Config, key: str, value: Any) -> Config:
+    """The configuration with a dotted key set, and the choice that reads it chosen."""
+    if key in check._READ_BY:
+        choice_key, choice = check._READ_BY[key]
+        config = with_values(config, **{choice_key.replace(".", "__"): choice})
+    if value_at(config, "data.dataset") == "folder":
+        config = with_values(config, data__root="somewhere")
+    return with_values(config, **{key.replace(".", "__"): value})
+
+
+def kinds_of(key: str) -> tuple[Any, ...]:
+    section, name = key.split(".")
+    of = next(field.type for field in dataclasses.fields(Config) if field.name == section)
+    kind = next(field.type for field in dataclasses.fields(of) if field.name == name)  # type: ignore[arg-type]
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+
+
+KEYS_OF_NUMBERS = [key for key in config_keys() if "." in key and {int, float} & set(kinds_of(key))]
+
+
+@pytest.mark.parametrize(
+    "key", [*check._READ_BY, *check._AT_LEAST, *check._ABOVE_ZERO, *check._FRACTIONS_BELOW_ONE, *check._BELOW]
+)
+def test_every_entry_of_the_tables_names_an_existing_key(key: str) -> None:
+    assert key in config_keys()
+
+
+def test_every_choice_that_reads_a_key_is_a_choice_of_an_existing_key() -> None:
+    for choice_key, choice in check._READ_BY.values():
+        (literal,) = kinds_of(choice_key)
+        assert choice in typing.get_args(literal)
+
+
+@pytest.mark.parametrize("key", check._AT_LEAST)
+def test_a_value_below_the_least_is_refused_and_the_least_is_accepted(config: Config, key: str) -> None:
+    least = check._AT_LEAST[key]
+    too_small = least - 1 if int in kinds_of(key) else math.nextafter(least, -1)
+    with pytest.raises(ValueError, match=re.escape(f"{key}={too_small} is too small; it must be at least {least}")):
+        check_config(with_key(config, key, too_small))
+    check_config(with_key(config, key, least))
+
+
+@pytest.mark.parametrize("key", check._ABOVE_ZERO)
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_a_number_that_must_be_above_zero_and_finite_is_enforced(config: Config, key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{key}={value} must be a number above 0; for example")):
+        check_config(with_key(config, key, value))
+    check_config(with_key(config, key, 1e-12))
+
+
+@pytest.mark.parametrize("key", check._FRACTIONS_BELOW_ONE)
+def test_a_fraction_must_be_below_one_and_not_negative(config: Config, key: str) -> None:
+    for value in (1.0, 1.5):
+        with pytest.raises(ValueError, match=re.escape(f"{key}={value} must be at least 0 and below 1; for example")):
+            check_config(with_key(config, key, value))
+    with pytest.raises(ValueError, match=re.escape(f"{key}=-0.1 ")):
+        check_config(with_key(config, key, -0.1))
+    check_config(with_key(config, key, 0.0))
+    check_config(with_key(config, key, 0.99))
+
+
+@pytest.mark.parametrize("key", check._BELOW)
+def test_a_seed_too_large_for_the_generators_is_refused(config: Config, key: str) -> None:
+    bound = check._BELOW[key]
+    with pytest.raises(ValueError, match=re.escape(f"{key}={bound} is too large; use at most {bound - 1}.")):
+        check_config(with_key(config, key, bound))
+    check_config(with_key(config, key, bound - 1))
+
+
+@pytest.mark.parametrize("key", KEYS_OF_NUMBERS)
+def test_no_number_may_be_negative_and_the_message_names_the_key(config: Config, key: str) -> None:
+    value = -1 if int in kinds_of(key) else -0.5
+    with pytest.raises(ValueError, match=re.escape(f"{key}={value}")):
+        check_config(with_key(config, key, value))
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS_OF_NUMBERS if float in kinds_of(key)])
+def test_no_number_may_be_nan(config: Config, key: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{key}=nan")):
+        check_config(with_key(config, key, math.nan))
+
+
+def test_the_tests_of_numbers_saw_all_of_them() -> None:
+    assert len(KEYS_OF_NUMBERS) == 27
+
+
+@pytest.mark.parametrize("key", check._READ_BY)
+def test_an_option_that_the_choice_does_not_read_is_refused_with_both_ways_out(config: Config, key: str) -> None:
+    choice_key, choice = check._READ_BY[key]
+    (literal,) = kinds_of(choice_key)
+    other = next(one for one in typing.get_args(literal) if one != choice)
+    value = {"data.root": "somewhere", "optim.nesterov": True, "optim.betas": (0.8, 0.9)}.get(key)
+    value = value or {"augment.rrc_scale": (0.1, 0.2), "augment.rrc_ratio": (0.8, 0.9)}.get(key, 2 if "." in key else 0)
+    value = 0.5 if float in kinds_of(key) else value
+    chosen = with_values(config, **{choice_key.replace(".", "__"): other, key.replace(".", "__"): value})
+    wanted = (
+        f"{key}={value} is read only with {choice_key}={choice}, but {choice_key}={other}; "
+        f"drop {key}, or use {choice_key}={choice}."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(chosen)
+    if key == "optim.nesterov":
+        chosen = with_values(chosen, optim__momentum=0.9)
+    check_config(with_values(chosen, **{choice_key.replace(".", "__"): choice}))
+
+
+def test_betas_must_each_be_a_fraction_below_one(config: Config) -> None:
+    for betas in ((1.0, 0.9), (0.9, -0.1)):
+        wanted = f"optim.betas={betas} must each be at least 0 and below 1; use (0.9, 0.999)."
+        with pytest.raises(ValueError, match=re.escape(wanted)):
+            check_config(with_values(config, optim__betas=betas))
+    check_config(with_values(config, optim__betas=(0.9, 0.999)))
+
+
+def test_a_folder_without_a_root_is_refused_with_the_option_to_add(config: Config) -> None:
+    with pytest.raises(ValueError, match=r"data\.dataset=folder needs data\.root.*add --data\.root DIR"):
+        check_config(with_values(config, data__dataset="folder"))
+
+
+def test_nesterov_without_momentum_is_refused_and_offers_a_momentum(config: Config) -> None:
+    sgd = with_values(config, optim__name="sgd", optim__nesterov=True)
+    with pytest.raises(ValueError, match=r"optim\.nesterov=true needs optim\.momentum above 0; use 0\.9"):
+        check_config(sgd)
+    check_config(with_values(sgd, optim__momentum=0.9))
+
+
+def test_a_warm_up_as_long_as_the_training_is_refused_and_offers_one_epoch_less(config: Config) -> None:
+    wanted = "schedule.warmup_epochs=4 leaves nothing of train.epochs=4; use at most 3."
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(with_values(config, schedule__warmup_epochs=4.0))
+    check_config(with_values(config, schedule__warmup_epochs=3.0))
+
+
+@pytest.mark.parametrize(
+    ("batch", "world_size", "accumulation", "offers"),
+    [(100, 8, None, "96 or 104"), (4, 8, None, "8"), (100, 4, 2, "96 or 104"), (7, 1, 2, "6 or 8"), (1, 2, 1, "2")],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_both_neighbours(
+    config: Config, batch: int, world_size: int, accumulation: int | None, offers: str
+) -> None:
+    config = with_values(config, train__global_batch_size=batch, train__accumulation=accumulation)
+    parts = world_size * (accumulation or 1)
+    wanted = (
+        f"train.global_batch_size={batch} is not divisible by world_size*accumulation = "
+        f"{world_size}*{accumulation or 1} = {parts}; use {offers}."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted) + "$"):
+        check_batch(config, world_size=world_size)
+    for offer in offers.split(" or "):
+        check_batch(with_values(config, train__global_batch_size=int(offer)), world_size=world_size)
+
+
+@pytest.mark.parametrize(("pad_px", "size_px", "offer"), [(8, 8, 4), (9, 8, 4), (3, 3, 2), (1, 1, 0)])
+def test_a_shift_beyond_the_image_is_refused_and_the_offer_works(
+    config: Config, pad_px: int, size_px: int, offer: int
+) -> None:
+    wanted = (
+        f"augment.pad_px={pad_px} shifts the crop beyond an image of input.size_px={size_px}: reflection reaches at "
+        f"most {size_px - 1}; use {offer}."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_pad(pad_px, size_px=size_px)
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(with_values(config, augment__crop="pad", augment__pad_px=pad_px, input__size_px=size_px))
+    check_pad(offer, size_px=size_px)
+    check_pad(size_px - 1, size_px=size_px)
+
+
+@pytest.mark.parametrize(("crop_frac", "offer"), [(1.5, 1.0), (0.0, 0.875), (-1.0, 0.875), (math.nan, 0.875)])
+def test_a_crop_larger_than_the_image_or_empty_is_refused(crop_frac: float, offer: float) -> None:
+    wanted = rf"input\.crop_frac={crop_frac} would crop {crop_frac:g} times .* above 0 and at most 1; use {offer}\."
+    with pytest.raises(ValueError, match=wanted):
+        check_input(InputSpec(crop_frac=crop_frac))
+    check_input(InputSpec(crop_frac=offer))
+
+
+def offered_pair(message: str) -> tuple[float, float]:
+    low, high = re.search(r"use \(([\d.]+), ([\d.]+)\)\.$", message).groups()  # type: ignore[union-attr]
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize(
+    "scale", [(0.5, 0.3), (0.0, 1.0), (0.08, 1.5), (2.0, 3.0), (-1.0, 0.5), (0.0, 0.05), (math.nan, 1.0), (0.9, 0.08)]
+)
+def test_an_impossible_rrc_scale_is_refused_and_the_offer_works(config: Config, scale: tuple[float, float]) -> None:
+    wrong = with_values(config, augment__crop="rrc", augment__rrc_scale=scale)
+    wanted = re.escape(f"augment.rrc_scale=({scale[0]:g}, {scale[1]:g}) must rise within 0 to 1")
+    with pytest.raises(ValueError, match=wanted) as caught:
+        check_config(wrong)
+    check_config(with_values(wrong, augment__rrc_scale=offered_pair(str(caught.value))))
+
+
+@pytest.mark.parametrize("ratio", [(0.0, 1.0), (-1.0, 1.0), (1.3, 0.7), (math.nan, 1.0), (0.75, math.inf)])
+def test_an_impossible_rrc_ratio_is_refused_and_the_offer_works(config: Config, ratio: tuple[float, float]) -> None:
+    wrong = with_values(config, augment__crop="rrc", augment__rrc_ratio=ratio)
+    wanted = re.escape(f"augment.rrc_ratio=({ratio[0]:g}, {ratio[1]:g}) must be above 0 and rise")
+    with pytest.raises(ValueError, match=wanted) as caught:
+        check_config(wrong)
+    check_config(with_values(wrong, augment__rrc_ratio=offered_pair(str(caught.value))))
+
+
+def test_channels_other_than_one_or_three_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"input\.channels=2, .* 1 \(grey\) or 3 \(RGB\); use 1 or 3"):
+        check_input(InputSpec(channels=2))
+    check_input(InputSpec(channels=1))
+    check_input(InputSpec(channels=3))
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize(
+    ("channels", "values", "wanted"), [(3, (0.5,), "3"), (1, (0.5, 0.5, 0.5), "1"), (None, (0.5, 0.5), "1 or 3")]
+)
+def test_statistics_that_do_not_fit_the_channels_are_refused(
+    name: str, channels: int | None, values: tuple[float, ...], wanted: str
+) -> None:
+    message = f"input.{name} has {len(values)} values {list(values)}; give one per channel: {wanted}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_input(InputSpec(channels=channels, **{name: values}))
+
+
+def test_mean_and_std_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"input\.mean has 1 values and input\.std 3; give as many of each"):
+        check_input(InputSpec(mean=(0.5,), std=(0.2, 0.2, 0.2)))
+    check_input(InputSpec(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("mean", 127.5), ("std", 58.0), ("std", 0.0), ("mean", -0.1)])
+def test_statistics_on_another_scale_are_refused_and_the_message_says_how_to_scale(name: str, value: float) -> None:
+    wanted = f"input.{name}=[{value}] is not on the scale 0 to 1; divide values for 0..255 by 255, or leave"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_input(InputSpec(**{name: (value,)}))
+    check_input(InputSpec(mean=(0.0,), std=(1.0,)))
+
+
+def test_a_complete_and_correct_configuration_passes(config: Config) -> None:
+    check_config(config)
+    check_batch(config, world_size=6)

@@ -1,0 +1,106 @@
+"""What a mistyped network or argument is answered with."""
+
+import re
+from typing import Any
+
+import pytest
+
+from configs.schema import InputSpec, ModelConfig
+from models.build import build_model, check_model
+
+OWN = "width, hidden, norm, activation, dropout, init"
+
+
+def check(name: str = "simple_cnn", **args: Any) -> None:
+    check_model(ModelConfig(name=name, args=args))
+
+
+def refused(wanted: str, name: str = "simple_cnn", **args: Any) -> None:
+    """The configuration is refused with exactly this message, by the check and by the building."""
+    with pytest.raises(ValueError, match=re.escape(wanted) + "$"):
+        check(name, **args)
+    model = ModelConfig(name=name, args=args)
+    with pytest.raises(ValueError, match=re.escape(wanted) + "$"):
+        build_model(model, num_classes=2, spec=InputSpec(size_px=32, channels=3), seed=0)
+
+
+@pytest.mark.parametrize("name", ["simple_cn", "SimpleCNN", "simplecnn", "simple-cnn"])
+def test_an_unknown_network_is_refused_with_the_nearest_one(name: str) -> None:
+    refused(f"unknown model {name!r}; nearest: simple_cnn; valid: simple_cnn", name)
+
+
+def test_a_network_unlike_any_is_refused_with_all_there_are() -> None:
+    refused("unknown model 'xyz'; valid: simple_cnn", "xyz")
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest_one_and_all_there_are() -> None:
+    refused(f"simple_cnn has no argument 'nrom'; nearest: norm; valid: {OWN}", nrom="batch")
+    refused(f"simple_cnn has no argument 'drop_out'; nearest: dropout; valid: {OWN}", drop_out=0.1)
+
+
+@pytest.mark.parametrize("name", ["in_channels", "num_classes", "size_px"])
+def test_an_argument_that_follows_from_the_data_is_refused(name: str) -> None:
+    wanted = rf"^model\.args\.{name} follows from the data and is not an option; .*valid: {OWN}$"
+    with pytest.raises(ValueError, match=wanted):
+        check(**{name: 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("width", "wide", "width='wide' is a str; give a int."),
+        ("width", 32.0, "width=32.0 is a float; give a int."),
+        ("width", True, "width=True is a bool; give a int."),
+        ("hidden", [256], "hidden=[256] is a list; give a int."),
+        ("dropout", "half", "dropout='half' is a str; give a float or int."),
+        ("dropout", False, "dropout=False is a bool; give a float or int."),
+        ("dropout", None, "dropout=None is a NoneType; give a float or int."),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_the_type_that_is_wanted(name: str, value: Any, wanted: str) -> None:
+    refused(f"simple_cnn: {wanted}", **{name: value})
+
+
+def test_an_integer_will_do_for_a_float() -> None:
+    check(dropout=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("norm", "btach", "nearest: batch, instance; valid: none, batch, layer, instance, group"),
+        ("activation", "rleu", "nearest: relu, gelu; valid: relu, gelu, sigmoid"),
+        ("init", "kaimnig", "nearest: kaiming; valid: default, kaiming"),
+        ("norm", 3, "valid: none, batch, layer, instance, group"),
+    ],
+)
+def test_a_value_that_is_no_choice_is_refused_with_the_nearest_one(name: str, value: Any, wanted: str) -> None:
+    refused(f"simple_cnn: {name}={value!r} is not a choice; {wanted}", **{name: value})
+
+
+@pytest.mark.parametrize("size_px", [1, 4, 7])
+def test_images_too_small_to_be_halved_three_times_are_refused(size_px: int) -> None:
+    wanted = f"simple_cnn halves its input three times, so size_px={size_px} is too small; use 8 or more."
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        build_model(ModelConfig(name="simple_cnn"), num_classes=2, spec=InputSpec(size_px=size_px, channels=1), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("width", 12, "width=12 must be a multiple of 8; use 32."),
+        ("width", 0, "width=0 must be a multiple of 8; use 32."),
+        ("width", -8, "width=-8 must be a multiple of 8; use 32."),
+        ("hidden", 0, "hidden=0 must be at least 1; use 256."),
+        ("dropout", 1.0, "dropout=1.0 must be at least 0 and below 1; use 0.5."),
+        ("dropout", -0.1, "dropout=-0.1 must be at least 0 and below 1; use 0.5."),
+        ("dropout", float("nan"), "dropout=nan must be at least 0 and below 1; use 0.5."),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_one_that_works(name: str, value: float, wanted: str) -> None:
+    spec = InputSpec(size_px=8, channels=1)
+    with pytest.raises(ValueError, match=re.escape(f"simple_cnn: {wanted}")):
+        build_model(ModelConfig(name="simple_cnn", args={name: value}), num_classes=2, spec=spec, seed=0)
+    offer = float(wanted.rstrip(".").rsplit(" ", 1)[1])
+    offered = {name: type(value)(offer)}
+    build_model(ModelConfig(name="simple_cnn", args=offered), num_classes=2, spec=spec, seed=0)

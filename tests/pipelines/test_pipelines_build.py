@@ -1,0 +1,390 @@
+"""From a configuration to loaders: splits, input specification, the choice of the executor, and what is refused."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs.load import replace_section
+from configs.schema import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from pipelines import build
+from pipelines.build import (
+    Data,
+    Loaders,
+    Place,
+    build_data,
+    build_evaluation_loader,
+    build_loaders,
+    choose_backend,
+    describe_data,
+    source_of_split,
+)
+from pipelines.digits import load_digits
+from pipelines.source import ArraySource
+
+WriteFolder = Callable[..., Path]
+ALONE = Place(device=torch.device("cpu"), dtype=torch.float32, rank=0, world_size=1, local_world_size=1)
+TWO = {"cat": 12, "dog": 8}
+
+
+def make_config(root: Path | None = None, **changes: Any) -> Config:
+    """Digits, or the folder `root`; changes such as augment__crop="rrc"."""
+    config = Config(
+        data=DataConfig(dataset="digits" if root is None else "folder", root=root and str(root)),
+        model=ModelConfig(name="simple_cnn"),
+        optim=OptimConfig(name="adamw", lr=0.001),
+        train=TrainConfig(epochs=1, global_batch_size=6),
+    )
+    for key, value in {"loader__num_workers": 0, **changes}.items():
+        section, _, name = key.partition("__")
+        config = replace_section(config, section, **{name: value})
+    return config
+
+
+def data_of(config: Config) -> Data:
+    return build_data(config, show_progress=False)
+
+
+def loaders_of(config: Config, *, place: Place = ALONE) -> Loaders:
+    return build_loaders(config, data_of(config), place=place, show_progress=False)
+
+
+def counts_of(data: Data) -> dict[str, int]:
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {split: len(source.labels_N) for split, source in splits.items() if source is not None}
+
+
+def fingerprints(data: Data) -> list[str]:
+    return [source.fingerprint() for source in (data.train, data.val, data.test) if source is not None]
+
+
+def test_digits_are_split_into_train_val_and_a_test_of_360_and_measured_on_train() -> None:
+    data = data_of(make_config())
+    assert counts_of(data) == {"train": 1293, "val": 144, "test": 360}
+    assert (data.spec.size_px, data.spec.channels) == (8, 1)
+    assert isinstance(data.train, ArraySource)
+    pixels = data.train.images_NHWC / 255
+    assert data.spec.mean == pytest.approx([pixels.mean()], abs=5.1e-7)
+    assert data.spec.std == pytest.approx([pixels.std()], abs=5.1e-7)
+    parts = [source.images_NHWC for source in (data.train, data.val, data.test) if isinstance(source, ArraySource)]
+    together = np.sort(np.concatenate(parts).reshape(1797, -1), axis=0)
+    assert together.tolist() == np.sort(load_digits().images_NHWC.reshape(1797, -1), axis=0).tolist()
+
+
+def test_val_follows_split_seed_not_run_seed_and_test_is_always_the_same() -> None:
+    first = fingerprints(data_of(make_config()))
+    assert fingerprints(data_of(make_config(run__seed=5))) == first
+    other = fingerprints(data_of(make_config(data__split_seed=5)))
+    assert (other[0] != first[0], other[1] != first[1], other[2] == first[2]) == (True, True, True)
+
+
+def test_without_val_frac_nothing_is_held_out_where_the_last_checkpoint_is_selected() -> None:
+    data = data_of(make_config(data__val_frac=0.0, run__select="last"))
+    assert counts_of(data) == {"train": 1437, "test": 360}
+
+
+def test_selecting_the_best_without_val_is_refused_with_both_ways_out() -> None:
+    wanted = (
+        "run.select=best needs val to choose by, but data.val_frac=0 and the data has no val/; "
+        "use run.select=last, or data.val_frac=0.1."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        data_of(make_config(data__val_frac=0.0))
+
+
+def test_a_val_of_its_own_is_used_and_train_left_whole(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": TWO, "val": {"cat": 2, "dog": 1}})
+    assert counts_of(data_of(make_config(root))) == {"train": 20, "val": 3}
+    assert counts_of(data_of(make_config(root, data__val_frac=0.0))) == {"train": 20, "val": 3}
+
+
+def test_a_folder_without_val_gives_a_stratified_part_of_train(write_folder: WriteFolder) -> None:
+    data = data_of(make_config(write_folder({"train": TWO}), data__val_frac=0.25))
+    assert counts_of(data) == {"train": 15, "val": 5}
+    assert data.val is not None
+    assert np.bincount(data.val.labels_N).tolist() == [3, 2]
+
+
+def test_images_of_several_sizes_need_a_size_and_the_offer_works(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": TWO}, sizes=[(120, 140), (150, 100), (110, 110)])
+    wanted = (
+        "the images have 3 sizes, heights 110 to 150 and widths 100 to 140 pixels; say which square size the network "
+        "sees, for example --input.size_px 96."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        data_of(make_config(root))
+    assert data_of(make_config(root, input__size_px=96)).spec.size_px == 96
+
+
+@pytest.mark.parametrize(("size", "offer"), [((20, 30), 32), ((64, 65), 64), ((300, 224), 224)])
+def test_images_of_one_size_that_is_not_square_need_a_size_too(
+    write_folder: WriteFolder, size: tuple[int, int], offer: int
+) -> None:
+    root = write_folder({"train": {"cat": 2, "dog": 2}}, sizes=[size])
+    wanted = f"heights {size[0]} to {size[0]} and widths {size[1]} to {size[1]} pixels; .*--input.size_px {offer}\\."
+    with pytest.raises(ValueError, match=wanted):
+        data_of(make_config(root, data__val_frac=0.5))
+
+
+def test_a_size_that_only_test_has_is_not_overlooked(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": TWO, "test": {"cat": 1, "dog": 1}})
+    Image.new("RGB", (40, 40)).save(root / "test/cat/000.png")
+    with pytest.raises(ValueError, match="the images have 2 sizes, heights 16 to 40"):
+        data_of(make_config(root))
+
+
+def test_the_size_of_square_images_is_taken_from_them(write_folder: WriteFolder) -> None:
+    assert data_of(make_config(write_folder({"train": TWO}, sizes=[(24, 24)]))).spec.size_px == 24
+
+
+def test_channels_are_one_only_if_every_image_of_every_split_is_grey(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": TWO, "test": {"cat": 1, "dog": 1}}, channels=1)
+    assert data_of(make_config(root)).spec.channels == 1
+    assert data_of(make_config(root, input__channels=3)).spec.channels == 3
+    assert data_of(make_config(root, input__mean=(0.5, 0.5, 0.5))).spec.channels == 3
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(root / "test/cat/000.png")
+    data = data_of(make_config(root))
+    assert data.spec.channels == 3
+    assert data.spec.mean == (data.spec.mean or ())[:1] * 3, "train itself is grey"
+
+
+def test_given_statistics_are_kept_and_only_the_others_measured() -> None:
+    given = data_of(make_config(input__mean=(0.25,))).spec
+    measured = data_of(make_config()).spec
+    assert (given.mean, given.std) == ((0.25,), measured.std)
+    both = data_of(make_config(input__mean=(0.25,), input__std=(0.5,))).spec
+    assert (both.mean, both.std) == ((0.25,), (0.5,))
+
+
+def test_statistics_for_other_channels_than_the_images_have_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"input\.std has 3 values \[.*\]; give one per channel: 1"):
+        data_of(make_config(input__std=(0.5, 0.5, 0.5)))
+
+
+def test_a_pad_beyond_the_measured_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"augment\.pad_px=8 shifts .* input\.size_px=8: .* at most 7; use 4"):
+        data_of(make_config(augment__crop="pad", augment__pad_px=8))
+    assert data_of(make_config(augment__crop="pad", augment__pad_px=7)).spec.size_px == 8
+
+
+def test_a_batch_larger_than_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="global_batch_size=1294 is more than the 1293 training images"):
+        loaders_of(make_config(train__global_batch_size=1294))
+
+
+# --- the choice of the executor
+
+
+def test_auto_holds_data_that_fit_and_says_how_large_they_are() -> None:
+    config = make_config()
+    gib = 1797 * 8 * 8 / 2**30
+    wanted = f"{gib:.3g} GiB decoded, loader.resident_max_gib=4"
+    assert choose_backend(config, data_of(config)) == ("resident", wanted)
+
+
+def test_auto_holds_exactly_what_the_limit_allows() -> None:
+    gib = 1797 * 8 * 8 / 2**30
+    config = make_config(loader__resident_max_gib=gib)
+    assert choose_backend(config, data_of(config)).name == "resident"
+    config = make_config(loader__resident_max_gib=gib * 0.999)
+    backend = choose_backend(config, data_of(config))
+    assert backend.name == "reference"
+    assert backend.reason == f"{gib:.3g} GiB decoded, loader.resident_max_gib={gib * 0.999:g}"
+
+
+def test_the_decoded_size_counts_what_the_store_will_hold(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": TWO}, sizes=[(64, 48)])
+    resized = make_config(root, input__size_px=8)
+    assert f"{20 * 8 * 8 * 3 / 2**30:.3g} GiB" in choose_backend(resized, data_of(resized)).reason
+    drawn = make_config(root, input__size_px=8, augment__crop="rrc")
+    assert f"{20 * 64 * 48 * 3 / 2**30:.3g} GiB" in choose_backend(drawn, data_of(drawn)).reason
+
+
+@pytest.mark.parametrize("backend", ["reference", "resident"])
+def test_a_configured_executor_is_taken_whatever_the_size(backend: str) -> None:
+    config = make_config(loader__backend=backend, loader__resident_max_gib=0.0)
+    assert choose_backend(config, data_of(config)) == (backend, "as configured")
+
+
+def test_random_resized_crop_of_several_sizes_cannot_be_held(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": TWO}, sizes=[(30, 40), (40, 30)])
+    config = make_config(root, input__size_px=16, augment__crop="rrc")
+    data = data_of(config)
+    assert choose_backend(config, data) == ("reference", "random-resized-crop of images of several sizes")
+    resident = replace_section(config, "loader", backend="resident")
+    wanted = "several sizes; use loader.backend=reference or augment.crop=pad."
+    with pytest.raises(ValueError, match=f"loader.backend=resident holds .*{re.escape(wanted)}"):
+        choose_backend(resident, data)
+    assert choose_backend(replace_section(resident, "loader", backend="reference"), data).name == "reference"
+    assert choose_backend(replace_section(resident, "augment", crop="pad"), data).name == "resident"
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "configured", "wanted"), [(64, 1, None, 8), (8, 2, None, 4), (2, 4, None, 1), (4, 1, 0, 0)]
+)
+def test_the_default_number_of_workers_is_the_cores_per_rank_at_most_eight(
+    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, configured: int | None, wanted: int
+) -> None:
+    chosen = []
+
+    def record(source: object, **arguments: Any) -> object:
+        chosen.append(arguments["num_workers"])
+        return object()
+
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(build, "ReferenceExecutor", record)
+    place = ALONE._replace(local_world_size=processes)
+    loaders_of(make_config(loader__backend="reference", loader__num_workers=configured), place=place)
+    assert chosen == [wanted] * 3
+
+
+# --- loaders
+
+
+def test_loaders_of_a_run_cover_train_val_and_test() -> None:
+    loaders = loaders_of(make_config(train__global_batch_size=100))
+    assert (loaders.train.num_samples, loaders.train.steps_per_epoch, loaders.train.num_left_out) == (1293, 12, 93)
+    assert {split: loader.num_samples for split, loader in loaders.evaluation.items()} == {"val": 144, "test": 360}
+    assert loaders.backend.name == "resident"
+
+
+def test_evaluation_counts_every_image_with_its_label_and_its_pixels() -> None:
+    config = make_config(loader__eval_batch_size_per_rank=100)
+    data = data_of(config)
+    assert isinstance(data.test, ArraySource)
+    loader = build_evaluation_loader(config, data, data.test, place=ALONE, show_progress=False)
+    batches = list(loader)
+    assert [len(batch.ids_N) for batch in batches] == [100] * 4
+    valid = torch.cat([batch.valid_N for batch in batches])
+    assert int(valid.sum()) == 360
+    labels = torch.cat([batch.labels_N for batch in batches])[valid]
+    pixels = torch.cat([batch.inputs[0] for batch in batches])[valid]
+    assert labels.tolist() == data.test.labels_N.tolist()
+    mean, std = (data.spec.mean or ())[0], (data.spec.std or ())[0]
+    wanted = (data.test.images_NHWC[..., 0] / 255 - mean) / std
+    assert np.abs(pixels[:, 0].numpy() - wanted).max() < 5e-6
+
+
+RESIZED = {"input__size_px": 10}
+
+
+@pytest.mark.parametrize(
+    ("changes", "levels"),  # how far the pixels may differ, of 255
+    [
+        ({"augment__crop": "pad", "augment__pad_px": 3, "augment__flip": "random"}, 0),
+        ({"augment__crop": "none", "augment__flip": "alternating"}, 0),
+        ({"augment__crop": "rrc", "augment__flip": "random"}, 1),
+        ({**RESIZED, "augment__crop": "pad", "input__fit": "squash", "input__interpolation": "bicubic"}, 0),
+        ({**RESIZED, "input__crop_frac": 0.8}, 0),
+    ],
+    ids=["pad", "none", "rrc", "squash_bicubic", "crop_frac"],
+)
+def test_both_executors_built_from_a_configuration_give_the_same_batches(
+    write_folder: WriteFolder, changes: dict[str, Any], levels: int
+) -> None:
+    root = write_folder({"train": TWO, "test": {"cat": 3, "dog": 2}}, sizes=[(16, 16)])
+    found = []
+    for backend in ("reference", "resident"):
+        config = make_config(root, data__val_frac=0.2, loader__backend=backend, run__seed=3, **changes)
+        loaders = loaders_of(config)
+        assert loaders.backend.name == backend
+        found.append([batch for loader in (loaders.train, *loaders.evaluation.values()) for batch in loader])
+        std = min(data_of(config).spec.std or ())
+    assert len(found[0]) == 2 + 1 + 1
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.ids_N, other.ids_N)
+        assert torch.equal(one.labels_N, other.labels_N)
+        assert torch.equal(one.valid_N, other.valid_N)
+        assert (one.inputs[0] - other.inputs[0]).abs().max() <= levels * 1.01 / 255 / std
+
+
+def test_training_draws_and_evaluation_does_not(write_folder: WriteFolder) -> None:
+    config = make_config(write_folder({"train": TWO}), data__val_frac=0.5, augment__crop="rrc", augment__flip="random")
+    data = data_of(config)
+    loaders = build_loaders(config, data, place=ALONE, show_progress=False)
+    first, second = ([batch.inputs[0] for batch in loaders.evaluation["val"]] for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    pixels: dict[int, list[torch.Tensor]] = {}
+    for _ in range(2):
+        for batch in loaders.train:
+            for sample_id, image in zip(batch.ids_N.tolist(), batch.inputs[0], strict=True):
+                pixels.setdefault(sample_id, []).append(image)
+    twice = [images for images in pixels.values() if len(images) == 2]
+    assert len(twice) >= 2
+    assert not any(torch.equal(one, other) for one, other in twice)
+
+
+def test_ranks_built_from_one_configuration_share_its_batches() -> None:
+    config = make_config(train__global_batch_size=40, augment__crop="pad", augment__pad_px=1)
+    alone = next(iter(loaders_of(config).train))
+    shares = [next(iter(loaders_of(config, place=ALONE._replace(rank=rank, world_size=4)).train)) for rank in range(4)]
+    assert torch.equal(torch.cat([share.ids_N for share in shares]), alone.ids_N)
+    assert torch.equal(torch.cat([share.inputs[0] for share in shares]), alone.inputs[0])
+
+
+def test_inputs_have_the_dtype_of_the_place() -> None:
+    loaders = loaders_of(make_config(), place=ALONE._replace(dtype=torch.float64))
+    assert next(iter(loaders.train)).inputs[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("backend", ["reference", "resident"])
+def test_the_position_of_a_loader_can_be_continued_with_the_other_executor(backend: str) -> None:
+    loaders = {name: loaders_of(make_config(loader__backend=name)).train for name in ("reference", "resident")}
+    other = loaders.pop(backend)
+    (loader,) = loaders.values()
+    next(iter(loader))
+    other.load_state_dict(loader.state_dict())
+    assert torch.equal(next(iter(other)).inputs[0], next(iter(loader)).inputs[0])
+
+
+def test_the_description_gives_counts_sizes_statistics_and_the_executor_with_its_reason() -> None:
+    config = make_config(train__global_batch_size=100)
+    data = data_of(config)
+    loaders = build_loaders(config, data, place=ALONE, show_progress=False)
+    mean, std = (data.spec.mean or ())[0], (data.spec.std or ())[0]
+    assert describe_data(data, loaders) == (
+        "data: 1,293 train, 144 val, 360 test; 10 classes; 93 images left out of each epoch of 12 steps\n"
+        f"input: 8x8, 1 channel(s), mean ({mean:.4f}), std ({std:.4f})\n"
+        "loader: resident (0.000107 GiB decoded, loader.resident_max_gib=4)"
+    )
+
+
+# --- scoring a split
+
+
+def test_a_split_that_is_there_is_found_and_one_that_is_not_is_refused_with_those_that_are(
+    write_folder: WriteFolder,
+) -> None:
+    data = data_of(make_config(write_folder({"train": TWO})))
+    assert source_of_split(data, "val", class_names=["cat", "dog"]) is data.val
+    with pytest.raises(ValueError, match=r"^the data has no test; there is train, val\.$"):
+        source_of_split(data, "test", class_names=["cat", "dog"])
+
+
+def test_other_classes_than_those_of_the_checkpoint_are_listed_with_minus_and_plus(write_folder: WriteFolder) -> None:
+    data = data_of(make_config(write_folder({"train": TWO})))
+    with pytest.raises(ValueError, match=r"other classes than the checkpoint: - ant, - bee, \+ cat\.$"):
+        source_of_split(data, "train", class_names=["ant", "bee", "dog"])
+
+
+def test_an_unreadable_image_is_named_by_either_executor(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": TWO})
+    for backend in ("reference", "resident"):
+        config = make_config(root, loader__backend=backend, input__mean=(0.5,) * 3, input__std=(0.5,) * 3)
+        data = data_of(config)
+        bad = root / "train/cat/003.png"
+        content = bad.read_bytes()
+        bad.write_bytes(b"nonsense")
+        with pytest.raises(ValueError, match=rf"{bad}: not an image"):
+            [list(loader) for loader in _all(build_loaders(config, data, place=ALONE, show_progress=False))]
+        bad.write_bytes(content)
+
+
+def _all(loaders: Loaders) -> list[Any]:
+    return [loaders.train, loaders.train, *loaders.evaluation.values()]

@@ -1,0 +1,85 @@
+"""One image through its row of the plan, against Pillow and numpy."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from pipelines.geometry import carry_out
+from pipelines.plan import Plan
+
+Pixels = npt.NDArray[np.uint8]
+PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def one_row(window: tuple[int, int, int, int], *, shift: tuple[int, int] = (0, 0), flip: bool = False) -> Plan:
+    return Plan(np.array([0]), np.array([window]), np.array([shift]), np.array([flip]))
+
+
+def numbered(height: int, width: int, channels: int = 3) -> Pixels:
+    """Every pixel differs from its neighbours."""
+    return (
+        np.random.default_rng(0)
+        .permutation(height * width * channels)
+        .astype(np.uint8)
+        .reshape(height, width, channels)
+    )
+
+
+def carried_out(pixels: Pixels, plan: Plan, *, size_px: int, interpolation: str = "bilinear") -> Pixels:
+    image = carry_out(pixels, plan=plan, row=0, size_px=size_px, interpolation=interpolation)
+    assert image.shape == (size_px, size_px, pixels.shape[2])
+    assert image.is_contiguous()
+    made: Pixels = image.numpy()
+    return made
+
+
+@pytest.mark.parametrize("window", [(0, 0, 5, 5), (3, 2, 5, 5), (4, 7, 5, 5)])
+def test_a_window_of_the_output_size_is_a_plain_crop(window: tuple[int, int, int, int]) -> None:
+    pixels = numbered(9, 12)
+    top, left, height, width = window
+    wanted = pixels[top : top + height, left : left + width]
+    assert carried_out(pixels, one_row(window), size_px=5).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("down", range(-4, 5))
+@pytest.mark.parametrize("right", [-4, -1, 0, 3, 4])
+def test_a_shift_fills_the_border_by_reflection_without_repeating_the_edge(down: int, right: int) -> None:
+    pixels = numbered(5, 5)
+    padded = np.pad(pixels, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    wanted = padded[4 + down : 9 + down, 4 + right : 9 + right]
+    assert carried_out(pixels, one_row((0, 0, 5, 5), shift=(down, right)), size_px=5).tolist() == wanted.tolist()
+
+
+def test_a_flip_comes_after_the_shift_and_swaps_left_and_right() -> None:
+    pixels = numbered(6, 6)
+    assert carried_out(pixels, one_row((0, 0, 6, 6), flip=True), size_px=6).tolist() == pixels[:, ::-1].tolist()
+    shifted = carried_out(pixels, one_row((0, 0, 6, 6), shift=(1, 2)), size_px=6)
+    both = carried_out(pixels, one_row((0, 0, 6, 6), shift=(1, 2), flip=True), size_px=6)
+    assert both.tolist() == shifted[:, ::-1].tolist()
+
+
+@pytest.mark.parametrize("interpolation", PILLOW)
+@pytest.mark.parametrize("window", [(0, 0, 50, 70), (7, 11, 20, 31), (3, 4, 16, 40), (10, 10, 3, 2), (0, 0, 1, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resizing_equals_pillow_within_one_of_255(
+    interpolation: str, window: tuple[int, int, int, int], channels: int
+) -> None:
+    pixels = numbered(50, 70, channels)
+    top, left, height, width = window
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    cropped = image.crop((left, top, left + width, top + height))
+    wanted = np.asarray(cropped.resize((16, 16), PILLOW[interpolation])).reshape(16, 16, channels)
+    made = carried_out(pixels, one_row(window), size_px=16, interpolation=interpolation)
+    assert np.abs(made.astype(int) - wanted).max() <= 1
+
+
+def test_the_right_row_of_the_plan_is_taken_and_the_stored_pixels_stay_as_they_are() -> None:
+    pixels = numbered(8, 8)
+    before = pixels.copy()
+    pixels.flags.writeable = False  # as decoded images are
+    plan = Plan(np.arange(2), np.array([[0, 0, 8, 8]] * 2), np.array([[0, 0], [1, 0]]), np.array([True, False]))
+    second = carry_out(pixels, plan=plan, row=1, size_px=8, interpolation="bilinear")
+    second += 1
+    assert pixels.tolist() == before.tolist()
+    assert (second.numpy() - 1)[:7].tolist() == before[1:].tolist()

@@ -1,0 +1,136 @@
+"""Which samples each step takes: exact at every world size."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipelines.counter import Stream, random_bits
+from pipelines.order import EvaluationOrder, TrainingOrder, epoch_permutation
+
+WORLD_SIZES = [1, 2, 3, 7, 8]
+
+
+def training_orders(
+    world_size: int, *, num_samples: int = 1797, batch: int = 168, seed: int = 0
+) -> list[TrainingOrder]:
+    return [
+        TrainingOrder(num_samples, global_batch_size=batch, seed=seed, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+
+
+def test_an_epoch_is_a_permutation_sorted_by_the_random_bits_of_each_id() -> None:
+    permutation = epoch_permutation(1797, seed=3, epoch=5)
+    bits = [int(random_bits(3, Stream.ORDER, 5, sample_id)) for sample_id in range(1797)]
+    assert permutation.tolist() == sorted(range(1797), key=lambda sample_id: bits[sample_id])
+    assert sorted(permutation) == list(range(1797))
+
+
+def test_epochs_and_seeds_shuffle_differently_and_the_same_ones_equally() -> None:
+    shuffles = [epoch_permutation(100, seed=seed, epoch=epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(shuffle) for shuffle in shuffles}) == 4
+    epoch_permutation.cache_clear()
+    assert epoch_permutation(100, seed=0, epoch=1).tolist() == shuffles[1]
+
+
+def test_every_sample_is_at_every_place_equally_often() -> None:
+    shuffles = np.stack([epoch_permutation(8, seed=0, epoch=epoch) for epoch in range(4000)])
+    counts = np.stack([np.bincount(shuffles[:, place], minlength=8) for place in range(8)])
+    # rows and columns of the table sum to 4000: (8 - 1)^2 degrees of freedom
+    statistic = ((counts - 500) ** 2 / 500).sum() * 7 / 8
+    assert stats.chi2.sf(statistic, df=49) > 1e-3
+
+
+def test_the_shared_permutation_cannot_be_written_to() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_permutation(10, seed=0, epoch=0)[0] = 1
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_the_ranks_together_take_what_one_process_takes(world_size: int) -> None:
+    (alone,) = training_orders(1)
+    ranks = training_orders(world_size)
+    assert {order.steps_per_epoch for order in ranks} == {alone.steps_per_epoch} == {10}
+    for epoch in (0, 3):
+        for step in range(10):
+            shares = [order.share(step, epoch=epoch) for order in ranks]
+            assert {len(share.ids_N) for share in shares} == {168 // world_size}
+            assert all(share.valid_N.all() for share in shares)
+            together = np.concatenate([share.ids_N for share in shares])
+            assert together.tolist() == alone.share(step, epoch=epoch).ids_N.tolist()
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_an_epoch_takes_each_sample_at_most_once_and_leaves_out_what_it_says(world_size: int) -> None:
+    ranks = training_orders(world_size)
+    taken = np.concatenate([order.share(step, epoch=0).ids_N for step in range(10) for order in ranks])
+    assert len(taken) == len(set(taken.tolist())) == 1680
+    assert {order.num_left_out for order in ranks} == {1797 - 1680}
+    assert {order.samples_per_step for order in ranks} == {168}
+
+
+def test_each_epoch_leaves_out_other_samples() -> None:
+    (order,) = training_orders(1)
+    left_out = []
+    for epoch in (0, 1):
+        taken = np.concatenate([order.share(step, epoch=epoch).ids_N for step in range(10)])
+        left_out.append(set(range(1797)) - set(taken.tolist()))
+    assert [len(one) for one in left_out] == [117, 117]
+    assert len(left_out[0] & left_out[1]) < 30  # 117 * 117 / 1797 = 7.6 are expected
+
+
+def test_a_batch_that_divides_the_data_leaves_nothing_out() -> None:
+    order = TrainingOrder(60, global_batch_size=20, seed=0, rank=0, world_size=1)
+    assert (order.steps_per_epoch, order.num_left_out) == (3, 0)
+
+
+def test_a_batch_larger_than_the_data_is_refused_with_the_largest_that_works() -> None:
+    wanted = "global_batch_size=61 is more than the 60 training images; use at most 60."
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        TrainingOrder(60, global_batch_size=61, seed=0, rank=0, world_size=1)
+    assert TrainingOrder(60, global_batch_size=60, seed=0, rank=0, world_size=1).steps_per_epoch == 1
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match=r"global_batch_size=20 is not divisible by world_size=3"):
+        TrainingOrder(60, global_batch_size=20, seed=0, rank=0, world_size=3)
+
+
+def evaluation_batches(num_samples: int, batch_size: int, world_size: int) -> list[tuple[list[int], list[bool]]]:
+    """The batches of all ranks in the order step 0 rank 0, step 0 rank 1, ...: ids and which are valid."""
+    ranks = [
+        EvaluationOrder(num_samples, batch_size_per_rank=batch_size, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert len({order.steps_per_epoch for order in ranks}) == 1, "all ranks must take the same number of steps"
+    shares = [order.share(step, epoch=0) for step in range(ranks[0].steps_per_epoch) for order in ranks]
+    return [(share.ids_N.tolist(), share.valid_N.tolist()) for share in shares]
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(1, 4), (7, 4), (64, 8), (65, 8), (360, 256), (1797, 32)])
+def test_evaluation_counts_every_sample_exactly_once(num_samples: int, batch_size: int, world_size: int) -> None:
+    batches = evaluation_batches(num_samples, batch_size, world_size)
+    counted = [one for ids, valid in batches for one, is_valid in zip(ids, valid, strict=True) if is_valid]
+    assert counted == list(range(num_samples))
+    assert all(len(ids) == batch_size and min(ids) >= 0 and max(ids) < num_samples for ids, _ in batches)
+    assert len(batches) == -(-num_samples // (batch_size * world_size)) * world_size
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(7, 4), (65, 8), (1797, 32)])
+def test_evaluation_batches_hold_the_same_samples_at_every_world_size(
+    num_samples: int, batch_size: int, world_size: int
+) -> None:
+    alone = evaluation_batches(num_samples, batch_size, 1)
+    ranks = evaluation_batches(num_samples, batch_size, world_size)
+    assert ranks[: len(alone)] == alone
+    assert not any(any(valid) for _, valid in ranks[len(alone) :])
+
+
+def test_evaluation_is_the_same_in_every_epoch_and_leaves_nothing_out() -> None:
+    order = EvaluationOrder(10, batch_size_per_rank=4, rank=0, world_size=1)
+    assert order.num_left_out == 0
+    assert order.share(1, epoch=0).ids_N.tolist() == order.share(1, epoch=9).ids_N.tolist() == [4, 5, 6, 7]

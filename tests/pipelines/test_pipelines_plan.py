@@ -1,0 +1,233 @@
+"""The plan: a pure function of (seed, epoch, id), distributed as torchvision's own draws."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import stats
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import functional as tv
+
+from pipelines.plan import Augmentation, Fit, Plan, plan_evaluation, plan_training
+
+WHOLE = Fit("crop", 1.0)
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+AUGMENTATIONS = [
+    Augmentation(),
+    Augmentation(crop="pad", pad_px=4, flip="random"),
+    Augmentation(crop="rrc", flip="alternating"),
+    Augmentation(crop="rrc", rrc_scale=(0.5, 0.9), rrc_ratio=(0.5, 2.0), flip="random"),
+]
+
+
+def sizes_like(count: int, *sizes: tuple[int, int]) -> npt.NDArray[np.int32]:
+    return np.array([sizes[index % len(sizes)] for index in range(count)], dtype=np.int32)
+
+
+def draw(
+    augmentation: Augmentation,
+    *,
+    ids: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int32],
+    seed: int = 0,
+    epoch: int = 0,
+) -> Plan:
+    return plan_training(ids, sizes_N2=sizes[ids], fit=WHOLE, augmentation=augmentation, seed=seed, epoch=epoch)
+
+
+def assert_rows_equal(one: Plan, other: Plan) -> None:
+    for name, left, right in zip(Plan._fields, one, other, strict=True):
+        assert left.tolist() == right.tolist(), name
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=lambda a: f"{a.crop}_{a.flip}")
+def test_a_row_depends_on_seed_epoch_and_id_alone(augmentation: Augmentation) -> None:
+    sizes = sizes_like(500, (32, 32), (48, 200), (300, 30))
+    everything = draw(augmentation, ids=np.arange(500), sizes=sizes, seed=4, epoch=3)
+    shuffled = np.random.default_rng(0).permutation(500)
+    for ids in (shuffled, shuffled[:17], np.array([499]), np.array([3, 3, 3])):
+        rows = Plan(*(array[ids] for array in everything))
+        assert_rows_equal(draw(augmentation, ids=ids, sizes=sizes, seed=4, epoch=3), rows)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS[1:], ids=lambda a: f"{a.crop}_{a.flip}")
+def test_another_seed_or_epoch_draws_otherwise(augmentation: Augmentation) -> None:
+    sizes, ids = sizes_like(200, (64, 64)), np.arange(200)
+    plans = [
+        draw(augmentation, ids=ids, sizes=sizes, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (1, 0), (0, 1))
+    ]
+    geometries = [np.column_stack([plan.windows_N4, plan.shifts_N2]) for plan in plans]
+    for other in (1, 2):
+        assert (geometries[0] != geometries[other]).any(axis=1).mean() > 0.9
+        assert (plans[0].flips_N != plans[other].flips_N).mean() > 0.3
+
+
+def test_no_augmentation_is_the_plan_of_evaluation() -> None:
+    sizes, ids = sizes_like(50, (20, 30), (9, 8)), np.arange(50)
+    assert_rows_equal(draw(Augmentation(), ids=ids, sizes=sizes), plan_evaluation(ids, sizes_N2=sizes, fit=WHOLE))
+
+
+def test_dtypes_and_shapes_are_those_that_executors_are_promised() -> None:
+    for augmentation in AUGMENTATIONS:
+        plan = draw(augmentation, ids=np.arange(6), sizes=sizes_like(6, (40, 50)))
+        assert [(array.shape, array.dtype) for array in plan] == [
+            ((6,), np.int64),
+            ((6, 4), np.int64),
+            ((6, 2), np.int64),
+            ((6,), np.bool_),
+        ]
+
+
+def rrc_windows(
+    size: tuple[int, int], count: int, *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> npt.NDArray[np.int64]:
+    augmentation = Augmentation(crop="rrc", rrc_scale=scale, rrc_ratio=ratio)
+    return draw(augmentation, ids=np.arange(count), sizes=sizes_like(count, size), seed=1).windows_N4
+
+
+def torchvision_windows(
+    size: tuple[int, int], count: int, *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> npt.NDArray[np.int64]:
+    image = torch.empty(3, *size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return np.array([RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(count)])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (375, 500), (1, 1), (2, 300), (300, 2), (7, 5)])
+@pytest.mark.parametrize("scale", [SCALE, (0.9, 1.0), (1e-6, 1e-5)])
+def test_every_random_window_lies_inside_its_image_and_is_not_empty(
+    size: tuple[int, int], scale: tuple[float, float]
+) -> None:
+    tops, lefts, heights, widths = rrc_windows(size, 3000, scale=scale, ratio=RATIO).T
+    assert tops.min() >= 0
+    assert lefts.min() >= 0
+    assert heights.min() >= 1
+    assert widths.min() >= 1
+    assert (tops + heights).max() <= size[0]
+    assert (lefts + widths).max() <= size[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "ratio"),
+    [
+        ((375, 500), SCALE, RATIO),
+        ((500, 375), (0.35, 1.0), RATIO),
+        ((160, 480), SCALE, RATIO),  # many tries do not fit, so some fall back
+        ((224, 224), (0.2, 0.6), (0.5, 3.0)),
+    ],
+)
+def test_windows_are_distributed_as_those_of_torchvision(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    ours = rrc_windows(size, 4000, scale=scale, ratio=ratio)
+    theirs = torchvision_windows(size, 4000, scale=scale, ratio=ratio)
+    for quantity in (
+        lambda w: w[:, 2] * w[:, 3],  # area
+        lambda w: w[:, 3] / w[:, 2],  # width / height
+        lambda w: w[:, 0],  # top
+        lambda w: w[:, 1],  # left
+    ):
+        # two-sample Kolmogorov-Smirnov; both draws are fixed, so this fails always or never
+        assert stats.ks_2samp(quantity(ours), quantity(theirs)).pvalue > 1e-3
+
+
+def test_a_window_of_fixed_size_is_at_every_place_equally_often() -> None:
+    windows = rrc_windows((20, 24), 40_000, scale=(120 / 480, 120 / 480), ratio=(1.2, 1.2))
+    assert np.unique(windows[:, 2:], axis=0).tolist() == [[10, 12]]
+    places = windows[:, 0] * 13 + windows[:, 1]  # tops 0..10, lefts 0..12
+    counts = np.bincount(places, minlength=11 * 13)
+    assert len(counts) == 11 * 13
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_the_test_of_distributions_would_notice_another_scale() -> None:
+    ours = rrc_windows((375, 500), 4000, scale=(0.12, 1.0), ratio=RATIO)
+    theirs = torchvision_windows((375, 500), 4000, scale=SCALE, ratio=RATIO)
+    assert stats.ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue < 1e-3
+
+
+@pytest.mark.parametrize("size", [(10, 500), (500, 10), (1, 300), (300, 1), (11, 230), (3, 80)])
+def test_images_too_narrow_for_any_try_get_the_window_that_torchvision_falls_back_to(size: tuple[int, int]) -> None:
+    theirs = torchvision_windows(size, 20, scale=SCALE, ratio=RATIO)
+    assert len(np.unique(theirs, axis=0)) == 1, "no try of torchvision fits such an image"
+    ours = rrc_windows(size, 20, scale=SCALE, ratio=RATIO)
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_the_whole_image_is_the_fallback_where_only_the_scale_does_not_fit() -> None:
+    # area 1 at ratio 2 needs a window wider than the image; the image's own ratio is within (0.5, 2)
+    windows = rrc_windows((30, 30), 10, scale=(1.0, 1.0), ratio=(1.9, 2.0))
+    theirs = torchvision_windows((30, 30), 10, scale=(1.0, 1.0), ratio=(1.9, 2.0))
+    assert windows.tolist() == theirs.tolist()
+
+
+def test_random_flips_are_half_and_independent_of_the_epoch_before() -> None:
+    ids, sizes = np.arange(40_000), sizes_like(40_000, (8, 8))
+    first, second = (draw(Augmentation(flip="random"), ids=ids, sizes=sizes, epoch=epoch).flips_N for epoch in (0, 1))
+    deviation = 0.5 / np.sqrt(40_000)
+    for share in (first.mean(), second.mean(), (first ^ second).mean()):
+        assert abs(share - 0.5) < 5 * deviation
+
+
+def test_alternating_flips_alternate_from_a_random_start() -> None:
+    ids, sizes = np.arange(10_000), sizes_like(10_000, (8, 8))
+    flips = [draw(Augmentation(flip="alternating"), ids=ids, sizes=sizes, epoch=epoch).flips_N for epoch in range(5)]
+    assert abs(flips[0].mean() - 0.5) < 5 * 0.5 / 100
+    for epoch in range(4):
+        assert (flips[epoch + 1] == ~flips[epoch]).all()
+
+
+def test_without_flips_nothing_is_flipped() -> None:
+    assert not draw(Augmentation(crop="pad", pad_px=2), ids=np.arange(500), sizes=sizes_like(500, (8, 8))).flips_N.any()
+
+
+@pytest.mark.parametrize("pad_px", [1, 4])
+def test_shifts_cover_every_pair_of_minus_pad_to_pad_equally_often(pad_px: int) -> None:
+    count = 40_000
+    plan = draw(Augmentation(crop="pad", pad_px=pad_px), ids=np.arange(count), sizes=sizes_like(count, (32, 32)))
+    span = 2 * pad_px + 1
+    assert plan.shifts_N2.min() == -pad_px
+    assert plan.shifts_N2.max() == pad_px
+    cells = (plan.shifts_N2 + pad_px) @ np.array([span, 1])
+    assert stats.chisquare(np.bincount(cells, minlength=span * span)).pvalue > 1e-3
+
+
+def test_a_pad_of_zero_shifts_nothing() -> None:
+    plan = draw(Augmentation(crop="pad", pad_px=0), ids=np.arange(100), sizes=sizes_like(100, (8, 8)))
+    assert not plan.shifts_N2.any()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (375, 500), (500, 375), (10, 13), (13, 10), (10, 15), (31, 28), (1, 9)])
+def test_the_window_of_evaluation_is_the_centre_crop_of_torchvision(size: tuple[int, int]) -> None:
+    height, width = size
+    places = torch.arange(height * width).reshape(1, height, width)
+    cropped = tv.center_crop(places, [min(size), min(size)])[0]
+    top, left = divmod(int(cropped[0, 0]), width)
+    (window,) = plan_evaluation(np.array([0]), sizes_N2=np.array([size], dtype=np.int32), fit=WHOLE).windows_N4.tolist()
+    assert window == [top, left, min(size), min(size)]
+
+
+@pytest.mark.parametrize(("crop_frac", "side"), [(0.875, 328), (0.5, 188), (0.001, 1)])
+def test_a_part_of_the_short_side_is_cropped_from_the_centre(crop_frac: float, side: int) -> None:
+    fit = Fit("crop", crop_frac)
+    (window,) = plan_evaluation(np.array([0]), sizes_N2=np.array([(375, 500)], dtype=np.int32), fit=fit).windows_N4
+    top, left, height, width = window.tolist()
+    assert (height, width) == (side, side)
+    assert abs(top + side / 2 - 375 / 2) <= 0.5
+    assert abs(left + side / 2 - 500 / 2) <= 0.5
+
+
+def test_squash_takes_the_whole_image() -> None:
+    sizes = sizes_like(3, (375, 500), (8, 8), (1, 7))
+    plan = plan_evaluation(np.arange(3), sizes_N2=sizes, fit=Fit("squash", 1.0))
+    assert plan.windows_N4.tolist() == [[0, 0, 375, 500], [0, 0, 8, 8], [0, 0, 1, 7]]
+
+
+def test_training_without_rrc_sees_the_window_of_its_fit() -> None:
+    sizes, ids = sizes_like(5, (30, 50)), np.arange(5)
+    for fit in (Fit("squash", 1.0), Fit("crop", 0.5)):
+        plan = plan_training(
+            ids, sizes_N2=sizes, fit=fit, augmentation=Augmentation(crop="pad", pad_px=2), seed=0, epoch=0
+        )
+        assert plan.windows_N4.tolist() == plan_evaluation(ids, sizes_N2=sizes, fit=fit).windows_N4.tolist()
