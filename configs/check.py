@@ -22,6 +22,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "augment.rrc_scale": ("augment.crop", "rrc"),
     "augment.rrc_ratio": ("augment.crop", "rrc"),
     "data.root": ("data.dataset", "folder"),
+    "input.crop_frac": ("input.fit", "crop"),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -150,6 +151,8 @@ def _check_ranges(config: Config) -> None:
     for key in _FRACTIONS_BELOW_ONE:
         if not 0 <= value_at(config, key) < 1:
             raise ValueError(f"{key}={value_at(config, key)} must be at least 0 and below 1; for example 0.1.")
+    if config.optim.weight_decay == float("inf"):
+        raise ValueError("optim.weight_decay=inf must be a finite number; for example 0.0005.")
     if any(not 0 <= beta < 1 for beta in config.optim.betas):
         raise ValueError(f"optim.betas={config.optim.betas} must each be at least 0 and below 1; use (0.9, 0.999).")
 

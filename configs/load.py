@@ -104,6 +104,7 @@ def default_run_folder(config: Config) -> str:
     """`runs/<data>-<model>-<hash>`: the same command finds its folder again, another configuration gets another."""
     plain = config_to_dict(config)
     values = {key: _lookup(plain, key) for key in config_keys(may_change=False)}
+    values["data.root"] = config.data.root and str(Path(config.data.root).resolve())  # other images, another run
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     data = config.data.dataset if config.data.root is None else Path(config.data.root).resolve().name
     model = config.model.name.replace("/", "_")

@@ -27,7 +27,7 @@ def build_model(model: ModelConfig, *, num_classes: int, spec: InputSpec, seed: 
         model: Name and arguments.
         num_classes: Classes of the data.
         spec: What the network sees; size and channels are taken from it.
-        seed: Seed of the initial weights; torch's global generator is left as it was.
+        seed: Seed of the initial weights; torch's CPU generator is left as it was.
 
     Raises:
         ValueError: Unknown name, argument or value; the message lists the valid ones, nearest first.
@@ -69,4 +69,4 @@ def _check_value(model: str, name: str, value: Any, *, kind: Any) -> None:
         kinds = (*kinds, int)
     if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds):
         wanted = " or ".join(one.__name__ for one in kinds)
-        raise ValueError(f"{model}: {name}={value!r} is a {type(value).__name__}; give a {wanted}.")
+        raise ValueError(f"{model}: {name}={value!r} is of type {type(value).__name__}; wanted: {wanted}.")

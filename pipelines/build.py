@@ -317,6 +317,6 @@ def _common_size(splits: list[Source]) -> int:
     short = int(np.median(sizes.min(axis=1)))
     offer = max(size for size in (32, 64, 96, 128, 160, 224) if size <= max(short, 32))
     raise ValueError(
-        f"the images have {len(sizes)} sizes, heights {low[0]} to {high[0]} and widths {low[1]} to {high[1]} pixels; "
-        f"say which square size the network sees, for example --input.size_px {offer}."
+        f"the images are not squares of one size, but {low[0]} to {high[0]} pixels high and {low[1]} to {high[1]} "
+        f"wide; say which square size the network sees, for example --input.size_px {offer}."
     )

@@ -52,7 +52,7 @@ class TrainingOrder:
         if global_batch_size > num_samples:
             raise ValueError(
                 f"global_batch_size={global_batch_size} is more than the {num_samples} training images; "
-                f"use at most {num_samples}."
+                f"use at most {num_samples - num_samples % world_size}."
             )
         if global_batch_size % world_size:
             raise ValueError(f"global_batch_size={global_batch_size} is not divisible by world_size={world_size}.")

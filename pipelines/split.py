@@ -17,10 +17,10 @@ class Parts(NamedTuple):
 
 
 def split_source(source: Source, *, held_out_frac: float, seed: int) -> Parts:
-    """Sets a fraction of each class aside.
+    """Sets a fraction of each class aside, rounded: of a very small class it can be none.
 
     Raises:
-        ValueError: A class has fewer than two images, or the fraction leaves a part without every class.
+        ValueError: A class has fewer than two images, or a part would have fewer images than there are classes.
     """
     counts = np.bincount(source.labels_N, minlength=len(source.class_names))
     num_classes, num_samples = len(counts), len(source.labels_N)

@@ -68,9 +68,10 @@ def test_make_train_and_make_test_are_targets():
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
         assert printed, target
-    assert "accelerate launch train.py" in subprocess.run(
-        ["make", "--dry-run", "train"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    assert (
+        "accelerate launch train.py"
+        in subprocess.run(["make", "--dry-run", "train"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     assert re.search(r"^    make test ", README, flags=re.MULTILINE)
 

@@ -48,13 +48,13 @@ def test_an_argument_that_follows_from_the_data_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("width", "wide", "width='wide' is a str; give a int."),
-        ("width", 32.0, "width=32.0 is a float; give a int."),
-        ("width", True, "width=True is a bool; give a int."),
-        ("hidden", [256], "hidden=[256] is a list; give a int."),
-        ("dropout", "half", "dropout='half' is a str; give a float or int."),
-        ("dropout", False, "dropout=False is a bool; give a float or int."),
-        ("dropout", None, "dropout=None is a NoneType; give a float or int."),
+        ("width", "wide", "width='wide' is of type str; wanted: int."),
+        ("width", 32.0, "width=32.0 is of type float; wanted: int."),
+        ("width", True, "width=True is of type bool; wanted: int."),
+        ("hidden", [256], "hidden=[256] is of type list; wanted: int."),
+        ("dropout", "half", "dropout='half' is of type str; wanted: float or int."),
+        ("dropout", False, "dropout=False is of type bool; wanted: float or int."),
+        ("dropout", None, "dropout=None is of type NoneType; wanted: float or int."),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_with_the_type_that_is_wanted(name: str, value: Any, wanted: str) -> None:

@@ -114,7 +114,7 @@ def test_a_folder_without_val_gives_a_stratified_part_of_train(write_folder: Wri
 def test_images_of_several_sizes_need_a_size_and_the_offer_works(write_folder: WriteFolder) -> None:
     root = write_folder({"train": TWO}, sizes=[(120, 140), (150, 100), (110, 110)])
     wanted = (
-        "the images have 3 sizes, heights 110 to 150 and widths 100 to 140 pixels; say which square size the network "
+        "the images are not squares of one size, but 110 to 150 pixels high and 100 to 140 wide; say which square size the network "
         "sees, for example --input.size_px 96."
     )
     with pytest.raises(ValueError, match=re.escape(wanted)):
@@ -127,7 +127,7 @@ def test_images_of_one_size_that_is_not_square_need_a_size_too(
     write_folder: WriteFolder, size: tuple[int, int], offer: int
 ) -> None:
     root = write_folder({"train": {"cat": 2, "dog": 2}}, sizes=[size])
-    wanted = f"heights {size[0]} to {size[0]} and widths {size[1]} to {size[1]} pixels; .*--input.size_px {offer}\\."
+    wanted = f"{size[0]} to {size[0]} pixels high and {size[1]} to {size[1]} wide; .*--input.size_px {offer}\\."
     with pytest.raises(ValueError, match=wanted):
         data_of(make_config(root, data__val_frac=0.5))
 
@@ -135,7 +135,7 @@ def test_images_of_one_size_that_is_not_square_need_a_size_too(
 def test_a_size_that_only_test_has_is_not_overlooked(write_folder: WriteFolder) -> None:
     root = write_folder({"train": TWO, "test": {"cat": 1, "dog": 1}})
     Image.new("RGB", (40, 40)).save(root / "test/cat/000.png")
-    with pytest.raises(ValueError, match="the images have 2 sizes, heights 16 to 40"):
+    with pytest.raises(ValueError, match="the images are not squares of one size, but 16 to 40"):
         data_of(make_config(root))
 
 
