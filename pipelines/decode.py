@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-_GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N", "LA", "La"}
+_GREY_MODES = {"1", "L", "I;16", "I;16B", "I;16L", "I;16N", "LA", "La"}
 _EXIF_ORIENTATION = 0x0112
 _ORIENTATIONS_ON_SIDE = {5, 6, 7, 8}
 
@@ -62,13 +62,22 @@ def decode_image(encoded: bytes, *, channels: int) -> npt.NDArray[np.uint8]:
 
 def _open(file: str | bytes) -> Image.Image:
     image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    try:
+        _check_decodable(image)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
+def _check_decodable(image: Image.Image) -> None:
     num_pixels = image.width * image.height
     if Image.MAX_IMAGE_PIXELS is not None and num_pixels > Image.MAX_IMAGE_PIXELS:  # Pillow itself only warns here
-        image.close()
         raise ValueError(
             f"its header claims {image.width} x {image.height} pixels, more than is safe to decode; store it smaller"
         )
-    return image
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} (32 bits) have no agreed range; store them with 8 or 16 bits")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -84,8 +93,6 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} (32 bits) have no agreed range; store them with 8 or 16 bits")
     if image.mode.startswith("I;16"):  # Pillow's own convert clips these at 255
         values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))

@@ -114,7 +114,8 @@ def test_a_folder_without_val_gives_a_stratified_part_of_train(write_folder: Wri
 def test_images_of_several_sizes_need_a_size_and_the_offer_works(write_folder: WriteFolder) -> None:
     root = write_folder({"train": TWO}, sizes=[(120, 140), (150, 100), (110, 110)])
     wanted = (
-        "the images are not squares of one size, but 110 to 150 pixels high and 100 to 140 wide; say which square size the network "
+        "the images are not squares of one size, but 110 to 150 pixels high and 100 to 140 wide; "
+        "say which square size the network "
         "sees, for example --input.size_px 96."
     )
     with pytest.raises(ValueError, match=re.escape(wanted)):

@@ -144,6 +144,8 @@ def test_pixels_of_32_bits_are_refused_for_their_range_is_unknown(dtype: type) -
     encoded = encode(Image.fromarray(np.arange(12, dtype=dtype).reshape(3, 4)), "TIFF")
     with pytest.raises(ValueError, match=r"^pixels of mode [IF] \(32 bits\) .* store them with 8 or 16 bits$"):
         decode_image(encoded, channels=1)
+    with pytest.raises(ValueError, match="no agreed range"):
+        read_header(encoded)
 
 
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # what undoes each EXIF orientation, by the EXIF standard
