@@ -7,7 +7,7 @@ same number.
 import argparse
 import os
 
-from configs.load import load_config
+from configs.load import load_config, replace_section
 from engine.build import resolve_config, with_card
 from engine.checkpoint import load_weights, read_card, scored_checkpoint
 from engine.evaluation import evaluate, summary_line, to_metrics
@@ -34,14 +34,18 @@ def main() -> None:
         folder.read_config()
         checkpoint = scored_checkpoint(folder.checkpoints)
         card = read_card(checkpoint)
+        for word in overrides:
+            if word.startswith(("--config", "--model", "--input")):
+                raise ValueError(f"{word}: model and input are those of the checkpoint, and cannot be set here.")
     arguments = ["--config", str(folder.path / "config.yaml"), *overrides]
     config = load_config(arguments, prog="evaluate.py --run DIR", description=__doc__ or "")
     with clear_errors():
         config = with_card(resolve_config(config, os.environ), card)
+        config = replace_section(config, "run", world_size=None)  # any number of processes gives the same score
         runtime = start_runtime(config.train.precision, config.run)
         data = build_data(config, show_progress=runtime.is_main)
         source = source_of_split(data, options.split, class_names=card["class_names"])
-        place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.local_world_size)
+        place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
         loader = build_evaluation_loader(config, data, source, place=place, show_progress=runtime.is_main)
         num_classes = len(data.train.class_names)
         module = runtime.place(build_model(config.model, num_classes=num_classes, spec=data.spec, seed=0))

@@ -3,6 +3,7 @@
 Without a recipe it learns scikit-learn's handwritten digits. The same command continues an interrupted run.
 """
 
+import contextlib
 import os
 import sys
 
@@ -11,7 +12,15 @@ from torch import nn
 from configs.check import check_batch
 from configs.load import config_to_dict, load_config
 from configs.schema import Config
-from engine.build import build_card, build_folder, build_loss, build_phases, build_settings, resolve_config
+from engine.build import (
+    build_card,
+    build_folder,
+    build_loss,
+    build_phases,
+    build_settings,
+    resolve_config,
+    with_measured_input,
+)
 from engine.checkpoint import load_weights, scored_checkpoint
 from engine.evaluation import Evaluation, evaluate, summary_line, to_metrics
 from engine.fit import Job, fit
@@ -19,7 +28,7 @@ from engine.progress import Progress
 from engine.record import RunFolder, describe_environment
 from engine.runtime import Runtime, clear_errors, start_runtime
 from models.build import build_model, check_model
-from pipelines.build import Data, Loaders, Place, build_data, build_loaders, describe_data
+from pipelines.build import Data, Loaders, Place, build_data, build_loaders, describe_data, fingerprint_splits
 from report.curves import draw_curves
 
 
@@ -37,19 +46,24 @@ def main() -> None:
         result = folder.read_result()
         runtime.wait_for_all()  # every rank has looked before one of them writes
         if result is None:
-            train(config, runtime=runtime, folder=folder, progress=progress)
+            with folder.claim() if runtime.is_main else contextlib.nullcontext():
+                train(config, runtime=runtime, folder=folder, progress=progress)
         else:
-            progress.say(f"{folder.path} is finished: {describe_result(result)}; use another --run.out to train again")
+            trained_on = folder.read_config()["data"]["root"] or config.data.dataset
+            progress.say(
+                f"{folder.path} is finished: trained on {trained_on}, {describe_result(result)}; "
+                "use another --run.out to train again"
+            )
         runtime.end()
 
 
 def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Progress) -> None:
     """Data, model, fit, scores, result."""
-    data = build_data(config, show_progress=runtime.is_main)
-    place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.local_world_size)
-    loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
+    data = build_data(with_measured_input(config, folder), show_progress=runtime.is_main)
     num_classes = len(data.train.class_names)
     module = runtime.place(build_model(config.model, num_classes=num_classes, spec=data.spec, seed=config.run.seed))
+    place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
+    loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
 
     def score(module: nn.Module, split: str) -> Evaluation:
         return evaluate(module, loaders.evaluation[split], num_classes=num_classes, runtime=runtime)
@@ -59,7 +73,9 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         phases=build_phases(config, loaders.train),
         loss_fn=build_loss(config),
         validate=(lambda module: score(module, "val")) if "val" in loaders.evaluation else None,
-        card=build_card(config, class_names=data.train.class_names, spec=data.spec),
+        card=build_card(
+            config, class_names=data.train.class_names, spec=data.spec, fingerprints=fingerprint_splits(data)
+        ),
         folder=folder,
         runtime=runtime,
         settings=build_settings(config),
@@ -95,7 +111,12 @@ def start_folder(
     progress.say(f"machine: {runtime.describe()}")
     if runtime.is_main:
         environment = describe_environment(
-            {"machine": runtime.describe(), "world_size": runtime.world_size, "loader": loaders.backend.name}
+            {
+                "machine": runtime.describe(),
+                "world_size": runtime.world_size,
+                "loader": loaders.backend.name,
+                "input": config_to_dict(data.spec),
+            }
         )
         folder.save_start(config_to_dict(config), environment)
     runtime.wait_for_all()

@@ -50,7 +50,14 @@ _AT_LEAST: dict[str, float] = {
 
 _ABOVE_ZERO = ("optim.lr", "optim.eps", "schedule.gamma")
 _FRACTIONS_BELOW_ONE = ("data.val_frac", "train.label_smoothing", "optim.momentum")
-_BELOW = {"run.seed": 2**64, "data.split_seed": 2**32}  # what torch and numpy, and scikit-learn, take as a seed
+_AT_MOST: dict[str, float] = {
+    "run.seed": 2**64 - 1,  # what torch and numpy, and scikit-learn, take as a seed
+    "data.split_seed": 2**32 - 1,
+    "run.num_threads": 1024,
+    "loader.num_workers": 1024,
+    "schedule.final_lr_frac": 1,
+    "input.size_px": 16384,
+}
 
 
 def check_config(config: Config) -> None:
@@ -106,7 +113,7 @@ def check_input(spec: InputSpec) -> None:
         if values is None:
             continue
         if (spec.channels or len(values)) != len(values) or len(values) not in (1, 3):
-            wanted = spec.channels or "1 or 3"
+            wanted = f"{spec.channels} (input.channels)" if spec.channels else "1 or 3"
             raise ValueError(f"input.{name} has {len(values)} values {list(values)}; give one per channel: {wanted}.")
         if any(not 0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
             raise ValueError(
@@ -142,9 +149,10 @@ def _check_ranges(config: Config) -> None:
         value = value_at(config, key)
         if value is not None and not value >= least:
             raise ValueError(f"{key}={value} is too small; it must be at least {least}; use {least}.")
-    for key, bound in _BELOW.items():
-        if value_at(config, key) >= bound:
-            raise ValueError(f"{key}={value_at(config, key)} is too large; use at most {bound - 1}.")
+    for key, most in _AT_MOST.items():
+        value = value_at(config, key)
+        if value is not None and not value <= most:
+            raise ValueError(f"{key}={value} is too large; use at most {most}.")
     for key in _ABOVE_ZERO:
         if not 0 < value_at(config, key) < float("inf"):
             raise ValueError(f"{key}={value_at(config, key)} must be a number above 0; for example {key}=0.001.")
@@ -166,19 +174,21 @@ def _check_unread(config: Config) -> None:
         if chosen != choice and value_at(config, key) != default:
             raise ValueError(
                 f"{key}={value_at(config, key)} is read only with {choice_key}={choice}, but {choice_key}={chosen}; "
-                f"drop {key}, or use {choice_key}={choice}."
+                f"drop it, or set it back to {default} if it is the recipe's, or use {choice_key}={choice}."
             )
 
 
 def _check_combinations(config: Config) -> None:
     if config.data.dataset == "folder" and config.data.root is None:
         raise ValueError("data.dataset=folder needs data.root, the folder that holds train/; add --data.root DIR.")
+    if config.run.out == "":
+        raise ValueError("run.out is empty; give a folder, or leave the option out.")
     if config.optim.nesterov and config.optim.momentum == 0:
         raise ValueError("optim.nesterov=true needs optim.momentum above 0; use 0.9.")
     if config.schedule.warmup_epochs >= config.train.epochs and config.schedule.warmup_epochs > 0:
         raise ValueError(
             f"schedule.warmup_epochs={config.schedule.warmup_epochs:g} leaves nothing of train.epochs="
-            f"{config.train.epochs}; use at most {config.train.epochs - 1}."
+            f"{config.train.epochs}; use less, for example --schedule.warmup_epochs {(config.train.epochs - 1) / 10:g}."
         )
 
 

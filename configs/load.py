@@ -30,10 +30,15 @@ def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
     leave. A mistake prints one message, with the nearest valid name or value, and leaves with exit code 2.
     """
     arguments = list(argv)
-    if not any(word == "--config" or word.startswith("--config=") for word in arguments):
+    recipes = [place for place, word in enumerate(arguments) if word == "--config" or word.startswith("--config=")]
+    if not recipes:
         arguments = ["--config", str(DEFAULT_RECIPE), *arguments]
     parser = build_parser(prog=prog, description=description)
     try:
+        if recipes and recipes != [0]:
+            raise ValueError(
+                "--config must come once and first: a recipe overrides every option that stands before it."
+            )
         return parse_config(arguments, parser=parser)
     except ValueError as error:
         _leave(parser, str(error))

@@ -9,6 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from configs.load import config_to_dict, default_run_folder, replace_section
 from configs.schema import Config, InputSpec, OptimConfig
+from engine.checkpoint import newest_checkpoint, read_card
 from engine.fit import FitSettings, Phase
 from engine.losses import LossFn, supervised
 from engine.record import RunFolder
@@ -110,13 +111,15 @@ def build_settings(config: Config) -> FitSettings:
     )
 
 
-def build_card(config: Config, *, class_names: tuple[str, ...], spec: InputSpec) -> dict[str, Any]:
-    """What a checkpoint's weights are: model name and arguments, class names, complete input specification."""
+def build_card(
+    config: Config, *, class_names: tuple[str, ...], spec: InputSpec, fingerprints: dict[str, str]
+) -> dict[str, Any]:
+    """What a checkpoint's weights are: model name and arguments, class names, complete input, what each split held."""
     return {
         "model": config_to_dict(config.model),
         "class_names": list(class_names),
         "input": config_to_dict(spec),
-        "precision": config.train.precision,
+        "data": fingerprints,
     }
 
 
@@ -125,6 +128,12 @@ def with_card(config: Config, card: Mapping[str, Any]) -> Config:
     sections = {name: {key: _tuple_of_list(value) for key, value in card[name].items()} for name in ("model", "input")}
     config = replace_section(config, "model", **sections["model"])
     return replace_section(config, "input", **sections["input"])
+
+
+def with_measured_input(config: Config, folder: RunFolder) -> Config:
+    """`config` with the mean and std that the run in `folder` began with, if it has a checkpoint."""
+    checkpoint, _ = newest_checkpoint(folder.checkpoints)
+    return config if checkpoint is None else with_card(config, read_card(checkpoint))
 
 
 def _tuple_of_list(value: Any) -> Any:

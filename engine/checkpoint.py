@@ -11,6 +11,7 @@ manifest.json       step, best step, sha256 of the others
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 _FILES = ("model.safetensors", "model.json", "training_state.pt")
+_NAME = re.compile(r"step_(\d{8,})(?:\.tmp)?")
 _NUM_LISTED = 10  # keys of a mismatch that an error lists before it only counts them
 
 
@@ -63,6 +65,7 @@ def save_checkpoint(
         manifest = {"step": step, "best_step": best_step, "sha256": digests}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         _sync_and_hash(temporary / "manifest.json")
+        _sync_folder(temporary)
     except Exception as error:  # safetensors and torch.save report a full disk as errors of their own
         shutil.rmtree(temporary, ignore_errors=True)
         free_mib = shutil.disk_usage(folder if folder.exists() else folder.parent).free / 2**20
@@ -80,7 +83,7 @@ def save_checkpoint(
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, or None, and a line on each newer one that was passed over."""
     passed_over: list[str] = []
-    for path in sorted(folder.glob("step_*"), reverse=True):
+    for _, path in _numbered(folder):
         reason = "half-written" if path.suffix == ".tmp" else _find_damage(path)
         if reason is None:
             return path, passed_over
@@ -89,13 +92,13 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """step, best_step and sha256 of a checkpoint."""
+    """step, best_step and sha256 of a whole checkpoint."""
     manifest: dict[str, Any] = json.loads((checkpoint / "manifest.json").read_text())
     return manifest
 
 
 def read_card(checkpoint: Path) -> dict[str, Any]:
-    """What the weights of a checkpoint are."""
+    """What the weights of a whole checkpoint are."""
     card: dict[str, Any] = json.loads((checkpoint / "model.json").read_text())
     return card
 
@@ -113,16 +116,23 @@ def scored_checkpoint(folder: Path) -> Path:
     chosen = newest if best_step is None else folder / f"step_{best_step:08d}"
     damage = _find_damage(chosen)
     if damage is not None:
-        raise FileNotFoundError(f"{chosen}, the best checkpoint, is {damage}; give another run.")
+        raise FileNotFoundError(
+            f"{chosen}, the best checkpoint so far, is {damage}. Put it back, or start a new run with another "
+            "--run.out."
+        )
     return chosen
 
 
-def prune_checkpoints(folder: Path, *, keep: int, best_step: int | None) -> None:
-    """Removes all but the `keep` newest whole checkpoints and the best, and what is half-written."""
-    for path in folder.glob("step_*.tmp"):
-        shutil.rmtree(path)
-    for path in sorted(path for path in folder.glob("step_*"))[:-keep]:
-        if best_step is None or path.name != f"step_{best_step:08d}":
+def prune_checkpoints(folder: Path, *, step: int, keep: int, best_step: int | None) -> None:
+    """Removes all but the best checkpoint and the `keep` newest up to `step`, the one just written.
+
+    What lies beyond `step` was found broken when the run was continued, and would be taken for newer.
+    """
+    numbered = _numbered(folder)
+    kept = {path for number, path in [item for item in numbered if item[0] <= step][:keep]}
+    kept |= {path for number, path in numbered if number == best_step}
+    for _, path in numbered:
+        if path not in kept or path.suffix == ".tmp":
             shutil.rmtree(path)
 
 
@@ -151,9 +161,15 @@ def load_weights(module: nn.Module, checkpoint: Path) -> None:
 
 
 def load_training_state(checkpoint: Path) -> dict[str, Any]:
-    """The training state of a checkpoint, tensors on the CPU; nothing in it can run code."""
+    """The training state of a whole checkpoint, tensors on the CPU; nothing in it can run code."""
     state: dict[str, Any] = torch.load(checkpoint / "training_state.pt", map_location="cpu", weights_only=True)
     return state
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of what is called as a checkpoint, whole or not, newest first."""
+    matches = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step_*")]
+    return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
 
 def _find_damage(checkpoint: Path) -> str | None:
@@ -162,7 +178,7 @@ def _find_damage(checkpoint: Path) -> str | None:
         broken = [name for name in _FILES if _hash(checkpoint / name) != digests[name]]
     except FileNotFoundError as error:
         return f"incomplete ({Path(error.filename).name} is missing)"
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return "incomplete (its manifest.json cannot be read)"
     return f"damaged ({', '.join(broken)} changed since it was written)" if broken else None
 

@@ -42,12 +42,13 @@ def evaluate(module: nn.Module, loader: Loader, *, num_classes: int, runtime: Ru
 
     Raises:
         RuntimeError: Not exactly the loader's samples were counted.
-        FloatingPointError: The loss of a sample is not finite.
+        FloatingPointError: The loss of a sample is not finite, or too large to be summed.
     """
     was_training = module.training
     module.eval()
     seen_K = torch.zeros(num_classes, dtype=torch.int64, device=runtime.device)
     correct_K, top5_K = torch.zeros_like(seen_K), torch.zeros_like(seen_K)
+    largest_loss = 2.0**62 / _LOSS_UNIT / loader.num_samples  # so that no sum of them leaves the integers
     losses_2 = torch.zeros(2, dtype=torch.int64, device=runtime.device)  # sum in units, number not finite
     with torch.inference_mode():
         for batch in loader:
@@ -60,7 +61,7 @@ def evaluate(module: nn.Module, loader: Loader, *, num_classes: int, runtime: Ru
             correct_K.index_add_(0, labels_N, (ranked[:, 0] & valid_N).long())
             top5_K.index_add_(0, labels_N, (ranked.any(dim=1) & valid_N).long())
             loss_N = F.cross_entropy(logits_NK, labels_N, reduction="none").double()
-            finite_N = loss_N.isfinite()
+            finite_N = loss_N.abs() < largest_loss  # False for nan, too
             units_N = torch.where(finite_N & valid_N, loss_N, 0.0).mul(_LOSS_UNIT).round().long()
             losses_2 += torch.stack([units_N.sum(), (~finite_N & valid_N).sum()])
     module.train(was_training)
@@ -74,7 +75,10 @@ def _evaluation(sums: list[int], *, num_classes: int, num_samples: int) -> Evalu
     if sum(seen) != num_samples:
         raise RuntimeError(f"evaluation counted {sum(seen)} samples, but the split has {num_samples}.")
     if num_not_finite:
-        raise FloatingPointError(f"the loss of {num_not_finite} of {num_samples} evaluated samples is not finite.")
+        raise FloatingPointError(
+            f"the loss of {num_not_finite} of {num_samples} evaluated samples is not finite, or beyond all bounds: "
+            "training has diverged. Start again with another --run.out and a lower optim.lr."
+        )
     return Evaluation(
         num_samples=num_samples,
         num_correct=sum(correct),

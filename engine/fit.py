@@ -12,13 +12,22 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from engine.checkpoint import load_training_state, load_weights, newest_checkpoint, prune_checkpoints, save_checkpoint
+from engine.checkpoint import (
+    load_training_state,
+    load_weights,
+    newest_checkpoint,
+    prune_checkpoints,
+    read_card,
+    save_checkpoint,
+    scored_checkpoint,
+)
 from engine.clock import Clock, Pace
 from engine.evaluation import Evaluation, to_metrics
 from engine.losses import LossFn
@@ -28,6 +37,10 @@ from engine.runtime import Prepared, Runtime
 from engine.schedules import LrFactor
 from pipelines.batch import Batch, Loader, split_batch
 
+_ADVICE = (
+    "Start again with another --run.out and a lower optim.lr or a longer schedule.warmup_epochs; "
+    "if it was fp16, bf16 may help."
+)
 _ID_MULTIPLIER = 0x1E3779B97F4A7C15  # odd, so that no id is lost in the product modulo 2^64
 
 
@@ -99,7 +112,7 @@ class TrainState:
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The training loss became infinite or not a number."""
+    """The training loss or the weights became infinite or not a number."""
 
 
 class _Live(NamedTuple):
@@ -122,8 +135,10 @@ def fit(module: nn.Module, job: Job) -> TrainState:
         The final state; the last checkpoint holds the same.
 
     Raises:
-        NonFiniteLossError: The loss is not finite; the message names the step. No checkpoint holds such a step.
-        OSError: A checkpoint cannot be written; earlier ones are whole.
+        NonFiniteLossError: The loss or the weights are not finite; the message names the step. No checkpoint holds
+            weights that are not finite.
+        FloatingPointError: The loss of an image of val is not finite.
+        OSError: A checkpoint cannot be written (earlier ones are whole), or the best one is broken.
         ValueError: The checkpoint to continue from belongs to other data or another architecture.
     """
     state = TrainState(module)
@@ -147,9 +162,15 @@ def _restore(state: TrainState, job: Job) -> dict[str, Any] | None:
         job.progress.say(f"checkpoint {line}")
     job.runtime.wait_for_all()  # all ranks have looked before the main one changes anything
     if checkpoint is None:
+        num_rows = len(job.folder.read_metrics())
+        if num_rows:
+            job.progress.say(f"no whole checkpoint: starting from step 0, {num_rows} rows of metrics.jsonl are dropped")
+        job.runtime.wait_for_all()
         if job.runtime.is_main:
             job.folder.drop_metrics_after(0)
         return None
+    scored_checkpoint(job.folder.checkpoints)  # a best one that is broken is found now, not at the end
+    _check_card(read_card(checkpoint), job.card, checkpoint=checkpoint)
     load_weights(state.module, checkpoint)
     saved = load_training_state(checkpoint)
     state.phase, state.step, state.phase_step = saved["phase"], saved["step"], saved["phase_step"]
@@ -160,6 +181,18 @@ def _restore(state: TrainState, job: Job) -> dict[str, Any] | None:
         job.folder.drop_metrics_after(state.step)
     job.progress.say(f"continuing from {checkpoint} (step {state.step})")
     return saved
+
+
+def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path) -> None:
+    """Checks that a checkpoint was trained on the images that are there now."""
+    splits = saved["data"] | card["data"]
+    differing = [f"{split}/" for split in splits if saved["data"].get(split) != card["data"].get(split)]
+    differing += [key for key in ("class_names", "input") if saved[key] != card[key]]
+    if differing:
+        raise ValueError(
+            f"the data has changed since {checkpoint} was written: {', '.join(differing)} (names, labels or "
+            "sizes of images or files). Restore it, or start a new run with another --run.out."
+        )
 
 
 def _begin_phase(state: TrainState, job: Job, *, saved: dict[str, Any] | None) -> _Live:
@@ -281,18 +314,26 @@ def _global_totals(state: TrainState, job: Job) -> dict[str, float]:
         bad_steps = job.runtime.gather(state.totals["bad_step"].reshape(1)).tolist()
         step = min((step for step in bad_steps if step >= 0), default=state.step)
         raise NonFiniteLossError(
-            f"the loss is not finite at step {step} (optimizer steps count from 1); the run has stopped, and no "
-            f"checkpoint holds this step. Lower optim.lr, warm up longer (schedule.warmup_epochs), or use "
-            "train.precision=bf16 instead of fp16."
+            f"the loss is not finite at step {step} (optimizer steps count from 1); the run has stopped. {_ADVICE}"
         )
     return sums
 
 
+def _check_weights(state: TrainState, job: Job) -> None:
+    """Raises NonFiniteLossError on every rank before weights are saved that no run could continue from."""
+    finite = [value.isfinite().all() for value in state.module.state_dict().values() if value.is_floating_point()]
+    if job.runtime.sum_over_ranks((~torch.stack(finite)).sum()).item():
+        raise NonFiniteLossError(
+            f"the weights are not finite after step {state.step}; the run has stopped without saving them. {_ADVICE}"
+        )
+
+
 def _save(state: TrainState, live: _Live, job: Job) -> None:
     """Checkpoint of the present state, by the main process; the others wait."""
-    totals = _global_totals(state, job)  # before a checkpoint: nothing that is not finite is ever saved
+    totals = _global_totals(state, job)
     runtime, settings = job.runtime, job.settings
     best_step = state.best_step if settings.select == "best" else None
+    _check_weights(state, job)
     if runtime.is_main:
         tensors = {name: torch.tensor(value, dtype=state.totals[name].dtype) for name, value in totals.items()}
         training_state = {
@@ -315,7 +356,7 @@ def _save(state: TrainState, live: _Live, job: Job) -> None:
             card=job.card,
             training_state=training_state,
         )
-        prune_checkpoints(job.folder.checkpoints, keep=settings.keep_checkpoints, best_step=best_step)
+        prune_checkpoints(job.folder.checkpoints, step=state.step, keep=settings.keep_checkpoints, best_step=best_step)
     runtime.wait_for_all()
 
 

@@ -9,12 +9,15 @@ checkpoints/      written by engine/checkpoint.py
 tensorboard/      events
 """
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,31 +41,48 @@ class RunFolder:
 
     def holds_run(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / "config.yaml").exists()
+        return any(
+            (self.path / name).exists() for name in ("config.yaml", "metrics.jsonl", "result.json", "checkpoints")
+        )
 
     def read_config(self) -> dict[str, Any]:
         """The configuration of the run that was started here, as nested dicts.
 
         Raises:
-            FileNotFoundError: No run was started here.
+            FileNotFoundError: No run was started here, or its config.yaml is gone.
+            ValueError: config.yaml cannot be read.
         """
-        if not self.holds_run():
+        path = self.path / "config.yaml"
+        if not path.exists():
             raise FileNotFoundError(
                 f"{self.path} is not a run folder: it has no config.yaml; give a folder of train.py."
             )
-        plain: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        try:
+            plain = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        if not isinstance(plain, dict):
+            raise ValueError(f"{path} cannot be read: it holds no sections; put it back, or use another --run.out.")
         return plain
 
     def read_result(self) -> dict[str, Any] | None:
-        """result.json, or None while the run is not finished."""
+        """result.json, or None while the run is not finished.
+
+        Raises:
+            ValueError: result.json cannot be read.
+        """
         path = self.path / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        result: dict[str, Any] = _parse_json(path.read_text(), place=str(path))
+        return result
 
     def check_continues(self, config: dict[str, Any]) -> None:
         """Checks that the run here, if any, is the one that `config` asks for.
 
         Raises:
             FileExistsError: `config` says resume never, and a run is here.
+            FileNotFoundError: A run is here, but its config.yaml is gone.
             ValueError: The configurations differ in what determines the result; the keys are listed.
         """
         if not self.holds_run():
@@ -79,9 +99,34 @@ class RunFolder:
                 + "\nSet these as they were to continue it, or use another --run.out for a new run."
             )
 
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Makes the folder and holds it for this process, so that no second run writes into it.
+
+        Raises:
+            OSError: The folder cannot be made or written, or another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a+")  # noqa: SIM115  # closed below
+        except OSError as error:
+            raise OSError(f"the run folder {self.path} cannot be written ({error}); use another --run.out.") from error
+        with lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by loader workers
+            except (BlockingIOError, PermissionError) as error:
+                lock.seek(0)
+                raise OSError(
+                    f"another process is training in {self.path} ({lock.read().strip()}); wait for it, stop it, or use "
+                    "another --run.out."
+                ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()}")
+            lock.flush()
+            yield
+
     def save_start(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Writes config.yaml and environment.json, making the folder."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Writes config.yaml and environment.json."""
         self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
         self._replace("config.yaml", yaml.safe_dump(config, sort_keys=False))
 
@@ -95,12 +140,16 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last line cut short by a kill is left out."""
+        """The rows of metrics.jsonl; a last line cut short by a kill is left out.
+
+        Raises:
+            ValueError: Another line cannot be read.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
         lines = path.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        return [_parse_json(line, place=f"{path}, line {number}") for number, line in enumerate(lines[:-1], start=1)]
 
     def drop_metrics_after(self, step: int) -> None:
         """Removes the rows that a continued run will write again."""
@@ -109,6 +158,13 @@ class RunFolder:
 
     def _replace(self, name: str, text: str) -> None:
         replace_file(self.path / name, text.encode())
+
+
+def _parse_json(text: str, *, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place} cannot be read ({error}); put it back, or use another --run.out.") from error
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -23,6 +23,13 @@ from torch.optim import Optimizer
 from configs.schema import RunConfig
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_UNSUPPORTED = {
+    "ACCELERATE_USE_DEEPSPEED": "false",
+    "ACCELERATE_USE_FSDP": "false",
+    "ACCELERATE_USE_MEGATRON_LM": "false",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
+    "ACCELERATE_DYNAMO_BACKEND": "no",
+}
 _SECONDS_FOR_RANK_0 = 3.0
 _MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -44,7 +51,8 @@ class Prepared(NamedTuple):
 class Runtime:
     """This process among its ranks.
 
-    device: where it computes. dtype: of parameters and inputs. rank, world_size, local_world_size: as torch's.
+    device: where it computes. dtype: of parameters and inputs. rank, world_size: as torch's. num_cores: CPU cores for
+    this process. is_main: whether it is the one that writes and prints.
     """
 
     def __init__(self, accelerator: Accelerator, *, precision: str, local_world_size: int) -> None:
@@ -54,7 +62,7 @@ class Runtime:
         self.dtype = torch.float64 if precision == "fp64" else torch.float32
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
-        self.local_world_size = local_world_size
+        self.num_cores = cores_per_rank(local_world_size)
         self.is_main: bool = accelerator.is_main_process
 
     def describe(self) -> str:
@@ -105,7 +113,11 @@ class Runtime:
         return self._accelerator.gather(values)  # type: ignore[no-any-return]
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Sets floating-point buffers (BatchNorm's running statistics) to their mean over the ranks."""
+        """Sets floating-point buffers (BatchNorm's running statistics) to their mean over the ranks.
+
+        DDP starts every forward pass from rank 0's buffers, so this averages over the ranks in the last step alone;
+        what it gives is the same buffers on every rank.
+        """
         if self.world_size == 1:
             return
         for buffer in module.buffers():
@@ -133,9 +145,23 @@ class Runtime:
 
 
 def launcher_settings(environ: Mapping[str, str]) -> LauncherSettings:
-    """What `accelerate launch` was told about accumulation and precision."""
-    accumulation = int(environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
+    """What `accelerate launch` was told about accumulation and precision.
+
+    Raises:
+        ValueError: It was told something that this program does not do.
+    """
+    steps = environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     mixed = environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    for name, value in _UNSUPPORTED.items():
+        if environ.get(name, value).lower() not in (value, "0", ""):
+            raise ValueError(
+                f"accelerate launch was told {name}={environ[name]}, which train.py does not do; leave it out."
+            )
+    if mixed not in _MIXED.values():
+        raise ValueError(f"accelerate launch was told mixed precision {mixed}; use no, bf16 or fp16.")
+    if not steps.isdecimal() or int(steps) < 1:
+        raise ValueError(f"accelerate launch was told to accumulate {steps} steps; give a whole number from 1 on.")
+    accumulation = int(steps)
     return LauncherSettings(
         accumulation=accumulation if accumulation > 1 else None, precision=mixed if mixed != "no" else None
     )
@@ -166,7 +192,7 @@ def check_launch(environ: Mapping[str, str], *, world_size: int | None) -> None:
         f"several processes were asked for, but {found}: each would train by itself. Type\n"
         f"  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked} train.py ...   (on CPU)\n"
         f"  accelerate launch --multi_gpu --num_processes {asked} train.py ...   (on GPUs)\n"
-        f"  torchrun --nproc-per-node {asked} train.py ...   (either)"
+        f"  torchrun --nproc-per-node {asked} -- train.py ...   (either)"
     )
 
 
@@ -193,11 +219,17 @@ def start_runtime(precision: str | None, run: RunConfig) -> Runtime:
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate warns without; set_num_threads decides
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=_MIXED[precision], log_with="tensorboard", project_dir=".")
-    torch.set_num_threads(run.num_threads or max(1, (os.cpu_count() or 1) // local_world_size))
+    torch.set_num_threads(run.num_threads or cores_per_rank(local_world_size))
     present = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != present:
         raise ValueError(f"the launcher started {present} processes, but {accelerator.num_processes} found each other.")
     return Runtime(accelerator, precision=precision, local_world_size=local_world_size)
+
+
+def cores_per_rank(local_world_size: int) -> int:
+    """CPU cores that this process may use (affinity, Slurm, taskset), shared among the processes on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_world_size)
 
 
 def keep_freed_memory() -> None:
@@ -224,9 +256,9 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command continues from the newest checkpoint", file=sys.stderr)
+        print("\ninterrupted; the same command goes on from the newest checkpoint, if there is one", file=sys.stderr)
         raise SystemExit(130) from None
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError) as error:
         if os.environ.get("TRACEBACK"):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -234,6 +266,8 @@ def clear_errors() -> Iterator[None]:
         if rank > 0:
             time.sleep(_SECONDS_FOR_RANK_0)
         speaker = f"error on rank {rank}" if rank > 0 else "error"
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            speaker += ", out of memory (lower train.global_batch_size or input.size_px, or raise train.accumulation)"
         hint = f"({Path(place.filename).name}:{place.lineno}; TRACEBACK=1 shows more)"
         print(f"{speaker}: {error}\n{hint}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None

@@ -4,7 +4,6 @@ DataConfig -> splits -> InputSpec completed -> backend chosen -> PlannedLoader
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
@@ -42,13 +41,13 @@ class Data(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where batches go: device and dtype of the inputs, rank and world size, processes on this machine."""
+    """Where batches go: device and dtype of the inputs, rank and world size, CPU cores for this process."""
 
     device: torch.device
     dtype: torch.dtype
     rank: int
     world_size: int
-    local_world_size: int
+    num_cores: int
 
 
 class Loaders(NamedTuple):
@@ -101,7 +100,7 @@ def complete_input(spec: InputSpec, *, splits: list[Source], show_progress: bool
         ValueError: The images have several sizes and `spec.size_px` is open, or given values do not fit the channels.
     """
     size_px = spec.size_px or _common_size(splits)
-    channels = spec.channels or (len(spec.mean) if spec.mean else 1 if all(s.is_grey for s in splits) else 3)
+    channels = spec.channels or (1 if all(source.is_grey for source in splits) else 3)
     spec = dataclasses.replace(spec, size_px=size_px, channels=channels)
     check_input(spec)
     if spec.mean is None or spec.std is None:
@@ -166,6 +165,12 @@ def source_of_split(data: Data, split: str, *, class_names: Sequence[str]) -> So
         unknown = [f"+ {name}" for name in source.class_names if name not in class_names]
         raise ValueError(f"the data has other classes than the checkpoint: {', '.join(missing + unknown)}.")
     return source
+
+
+def fingerprint_splits(data: Data) -> dict[str, str]:
+    """What each split holds, as hashes, for a checkpoint to remember."""
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: source.fingerprint() for name, source in splits.items() if source is not None}
 
 
 def describe_data(data: Data, loaders: Loaders) -> str:
@@ -250,14 +255,13 @@ def _build_executor(
     spec = data.spec
     size_px, channels = _given(spec.size_px), _given(spec.channels)
     if choose_backend(config, data).name == "reference":
-        cores = max(1, (os.cpu_count() or 1) // place.local_world_size)
         num_workers = config.loader.num_workers
         return ReferenceExecutor(
             source,
             size_px=size_px,
             channels=channels,
             interpolation=spec.interpolation,
-            num_workers=min(8, cores) if num_workers is None else num_workers,
+            num_workers=min(8, place.num_cores) if num_workers is None else num_workers,
             pin_memory=place.device.type == "cuda",
         )
     every_id = np.arange(len(source.labels_N))

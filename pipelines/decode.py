@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-_GREY_MODES = {"1", "L", "I;16", "I;16B", "I;16L", "I;16N", "LA", "La"}
+_GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "LA", "La"}
 _EXIF_ORIENTATION = 0x0112
 _ORIENTATIONS_ON_SIDE = {5, 6, 7, 8}
 
@@ -76,7 +76,7 @@ def _check_decodable(image: Image.Image) -> None:
         raise ValueError(
             f"its header claims {image.width} x {image.height} pixels, more than is safe to decode; store it smaller"
         )
-    if image.mode in ("I", "F"):
+    if image.mode in ("I", "F") and image.format != "PPM":  # of PGM, Pillow opens 16 bits as mode I
         raise ValueError(f"pixels of mode {image.mode} (32 bits) have no agreed range; store them with 8 or 16 bits")
 
 
@@ -93,7 +93,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow's own convert clips these at 255
+    if image.mode.startswith("I"):  # Pillow's own convert clips these at 255
         values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:

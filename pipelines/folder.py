@@ -17,18 +17,20 @@ from pipelines.parallel import map_in_threads
 from pipelines.source import Source
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+_OTHER_NAMES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
 _NUM_NAMED = 5  # how many files or classes an error names before it only counts them
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """Image files of one split. `names_N` (fixed-width bytes) are paths relative to `root`."""
+    """Image files of one split: `names_N` (bytes) are paths below `root`, `num_bytes_N` the sizes of the files."""
 
     root: str
     class_names: tuple[str, ...]
     names_N: npt.NDArray[np.bytes_]
     labels_N: npt.NDArray[np.int64]
     sizes_N2: npt.NDArray[np.int32]
+    num_bytes_N: npt.NDArray[np.int64]
     is_grey: bool
 
     def path(self, sample_id: int) -> str:
@@ -50,12 +52,18 @@ class FolderSource:
 
     def take(self, ids: npt.NDArray[np.int64]) -> "FolderSource":
         """The samples `ids`, numbered from 0."""
-        return replace(self, names_N=self.names_N[ids], labels_N=self.labels_N[ids], sizes_N2=self.sizes_N2[ids])
+        return replace(
+            self,
+            names_N=self.names_N[ids],
+            labels_N=self.labels_N[ids],
+            sizes_N2=self.sizes_N2[ids],
+            num_bytes_N=self.num_bytes_N[ids],
+        )
 
     def fingerprint(self) -> str:
-        """A hash of class names, relative paths, labels and image sizes."""
+        """A hash of class names, relative paths, labels, image sizes and file sizes; the pixels are not read."""
         digest = hashlib.sha256(repr((self.class_names, self.names_N.dtype.str)).encode())
-        for array in (self.names_N, self.labels_N, self.sizes_N2):
+        for array in (self.names_N, self.labels_N, self.sizes_N2, self.num_bytes_N):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -69,9 +77,13 @@ def scan_folder(root: str, *, show_progress: bool) -> dict[str, Source]:
 
     Raises:
         FileNotFoundError: `root` or its train/ does not exist; the message says what lies there instead.
-        ValueError: A class without images, classes that differ between splits, or files that are not images.
+        ValueError: A class without images, classes that differ between splits, files that are not images, or a split
+            under another name than val or test.
     """
     splits = [split for split in ("train", "val", "test") if (Path(root) / split).is_dir()]
+    for name, meant in _OTHER_NAMES.items():
+        if (Path(root) / name).is_dir() and meant not in splits:
+            raise ValueError(f"{root} has a folder {name}/ but no {meant}/; rename it to {meant}/, or move it away.")
     if "train" not in splits:
         raise FileNotFoundError(_missing_train(Path(root)))
     classes = {split: _class_names(Path(root) / split) for split in splits}
@@ -126,6 +138,7 @@ def _scan_split(split: Path, *, classes: Sequence[str], show_progress: bool) -> 
         names += found
         counts.append(len(found))
         ignored += others
+    ignored += [entry.name for entry in os.scandir(split) if entry.is_file() and not entry.name.startswith(".")]
     empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if empty:
         raise ValueError(
@@ -133,14 +146,16 @@ def _scan_split(split: Path, *, classes: Sequence[str], show_progress: bool) -> 
             f"({', '.join(IMAGE_SUFFIXES)}) or remove the folders."
         )
     if ignored and show_progress:
-        print(f"{split}: {len(ignored)} files have no image suffix and are not used: {_some(ignored)}")
-    headers = _read_headers([os.path.join(split, os.fsdecode(name)) for name in names], show_progress=show_progress)
+        print(f"{split}: {len(ignored)} files are not used, being no images or in no class folder: {_some(ignored)}")
+    paths = [os.path.join(split, os.fsdecode(name)) for name in names]
+    headers = _read_headers(paths, show_progress=show_progress)
     return FolderSource(
         root=str(split),
         class_names=tuple(classes),
         names_N=np.array(names, dtype=np.bytes_),
         labels_N=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
         sizes_N2=np.array([(header.height, header.width) for header in headers], dtype=np.int32),
+        num_bytes_N=np.array([os.path.getsize(path) for path in paths], dtype=np.int64),
         is_grey=all(header.grey for header in headers),
     )
 
@@ -148,7 +163,9 @@ def _scan_split(split: Path, *, classes: Sequence[str], show_progress: bool) -> 
 def _image_names(split: Path, *, class_name: str) -> tuple[list[bytes], list[str]]:
     """Image files below a class folder, sorted, and files that are none, all relative to the split."""
     images, others = [], []
-    walked = {os.path.realpath(split / class_name)}  # links are followed, but never around in a circle
+    start = os.path.realpath(split / class_name)
+    # links are followed, but not to a folder walked already, nor up to one that holds this class and others
+    walked = {start, *(str(parent) for parent in Path(start).parents)}
     for folder, folders, files in os.walk(split / class_name, followlinks=True):
         visible = sorted(name for name in folders if not name.startswith("."))
         folders[:] = [name for name in visible if os.path.realpath(os.path.join(folder, name)) not in walked]

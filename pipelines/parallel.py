@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 def map_in_threads(
     function: Callable[[_Item], _Result], items: Sequence[_Item], *, title: str, unit: str, show_progress: bool
 ) -> Iterator[_Result]:
-    """`function` of each item, in order, computed by as many threads as there are CPU cores.
+    """`function` of each item, in order, computed by as many threads as the process may use CPU cores.
 
     Args:
         function: What to compute; it gains from threads where it reads files or decodes.
@@ -29,7 +29,8 @@ def map_in_threads(
     def compute(start: int) -> list[_Result]:
         return [function(item) for item in items[start : start + _CHUNK]]
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(max_workers=num_cores) as pool:
         chunks = pool.map(compute, range(0, len(items), _CHUNK))
         with tqdm(total=len(items), desc=title, unit=unit, disable=not show_progress or None) as bar:
             for chunk in chunks:

@@ -65,3 +65,16 @@ def test_a_damaged_checkpoint_is_not_scored(run_folder):
     done = run_program("evaluate.py", "--run", str(run_folder))
     assert done.returncode == 1
     assert "no whole checkpoint" in done.stderr
+
+
+def test_any_number_of_processes_scores_a_run_of_another(small_recipe, tmp_path):
+    recipe = small_recipe(run={"world_size": 1})
+    succeed("train.py", "--config", str(recipe), "--run.out", str(tmp_path / "run"))
+    succeed("torchrun", "--nproc-per-node", "2", "--", "evaluate.py", "--run", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("option", ["--model.args.width", "--input.size_px", "--config"])
+def test_the_checkpoints_own_model_and_input_cannot_be_overridden(run_folder, option):
+    done = run_program("evaluate.py", "--run", str(run_folder), option, "16")
+    assert done.returncode == 1
+    assert f"{option}: model and input are those of the checkpoint" in done.stderr

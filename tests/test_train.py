@@ -87,7 +87,7 @@ def test_a_finished_run_says_so_and_changes_nothing(small_recipe, tmp_path):
     succeed(*command)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
     output = succeed(*command)
-    assert re.search(r"run is finished: test top-1 \d+\.\d\d %; use another --run\.out", output)
+    assert re.search(r"run is finished: trained on digits, test top-1 \d+\.\d\d %; use another --run\.out", output)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     assert "already holds a run and resume=never" in fail(*command, "--resume", "never")
 
@@ -236,14 +236,24 @@ def test_a_learning_rate_that_explodes_stops_and_names_the_step(small_recipe, tm
     assert not (out / "result.json").exists()
 
 
-def test_images_that_changed_since_the_checkpoint_are_refused(folder_recipe, make_folder, tmp_path):
-    root, out = make_folder(TWO_CLASSES), tmp_path / "run"
-    command = ("train.py", "--config", str(folder_recipe(root=root)), "--run.out", str(out))
+@pytest.mark.parametrize("change", ["rename in train", "remove from test", "edit in val"])
+def test_any_change_of_the_images_is_noticed_when_a_run_goes_on(folder_recipe, make_folder, tmp_path, change):
+    root = make_folder(TWO_CLASSES | {"val": {"dark": 6, "light": 6}})
+    command = ("train.py", "--config", str(folder_recipe(root=root)), "--run.out", str(tmp_path / "run"))
     succeed(*command)
-    (out / "result.json").unlink()  # as if it had been stopped before the end
-    newest = max((out / "checkpoints").iterdir())
-    shutil.rmtree(newest)
-    (root / "train" / "dark" / "000.png").rename(root / "train" / "dark" / "renamed.png")
-    done = run_program(*command)
-    assert done.returncode == 1
-    assert "the data has changed" in done.stderr
+    (tmp_path / "run" / "result.json").unlink()  # as if it had been stopped before the end
+    match change:
+        case "rename in train":
+            (root / "train" / "dark" / "000.png").rename(root / "train" / "dark" / "renamed.png")
+        case "remove from test":
+            (root / "test" / "dark" / "000.png").unlink()
+        case "edit in val":
+            Image.new("RGB", (16, 16)).save(root / "val" / "dark" / "000.png")
+    message = run_program(*command).stderr
+    assert "the data has changed since" in message
+    assert f"{change.split()[-1]}/" in message
+
+
+def test_a_recipe_after_overrides_is_refused(small_recipe):
+    message = fail("train.py", "--optim.lr", "0.7", "--config", str(small_recipe()), code=2)
+    assert "--config must come once and first" in message

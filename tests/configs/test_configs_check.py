@@ -44,7 +44,7 @@ KEYS_OF_NUMBERS = [key for key in config_keys() if "." in key and {int, float} &
 
 
 @pytest.mark.parametrize(
-    "key", [*check._READ_BY, *check._AT_LEAST, *check._ABOVE_ZERO, *check._FRACTIONS_BELOW_ONE, *check._BELOW]
+    "key", [*check._READ_BY, *check._AT_LEAST, *check._ABOVE_ZERO, *check._FRACTIONS_BELOW_ONE, *check._AT_MOST]
 )
 def test_every_entry_of_the_tables_names_an_existing_key(key: str) -> None:
     assert key in config_keys()
@@ -84,12 +84,12 @@ def test_a_fraction_must_be_below_one_and_not_negative(config: Config, key: str)
     check_config(with_key(config, key, 0.99))
 
 
-@pytest.mark.parametrize("key", check._BELOW)
-def test_a_seed_too_large_for_the_generators_is_refused(config: Config, key: str) -> None:
-    bound = check._BELOW[key]
-    with pytest.raises(ValueError, match=re.escape(f"{key}={bound} is too large; use at most {bound - 1}.")):
-        check_config(with_key(config, key, bound))
-    check_config(with_key(config, key, bound - 1))
+@pytest.mark.parametrize("key", check._AT_MOST)
+def test_a_number_beyond_its_bound_is_refused(config: Config, key: str) -> None:
+    most = check._AT_MOST[key]
+    with pytest.raises(ValueError, match=re.escape(f"{key}={most + 1} is too large; use at most {most}.")):
+        check_config(with_key(config, key, most + 1))
+    check_config(with_key(config, key, most))
 
 
 @pytest.mark.parametrize("key", KEYS_OF_NUMBERS)
@@ -118,9 +118,10 @@ def test_an_option_that_the_choice_does_not_read_is_refused_with_both_ways_out(c
     value = value or {"augment.rrc_scale": (0.1, 0.2), "augment.rrc_ratio": (0.8, 0.9)}.get(key, 2 if "." in key else 0)
     value = 0.5 if float in kinds_of(key) else value
     chosen = with_values(config, **{choice_key.replace(".", "__"): other, key.replace(".", "__"): value})
+    default = getattr(type(getattr(config, key.split(".")[0])), key.split(".")[1])
     wanted = (
         f"{key}={value} is read only with {choice_key}={choice}, but {choice_key}={other}; "
-        f"drop {key}, or use {choice_key}={choice}."
+        f"drop it, or set it back to {default} if it is the recipe's, or use {choice_key}={choice}."
     )
     with pytest.raises(ValueError, match=re.escape(wanted)):
         check_config(chosen)
@@ -150,7 +151,9 @@ def test_nesterov_without_momentum_is_refused_and_offers_a_momentum(config: Conf
 
 
 def test_a_warm_up_as_long_as_the_training_is_refused_and_offers_one_epoch_less(config: Config) -> None:
-    wanted = "schedule.warmup_epochs=4 leaves nothing of train.epochs=4; use at most 3."
+    wanted = (
+        "schedule.warmup_epochs=4 leaves nothing of train.epochs=4; use less, for example --schedule.warmup_epochs 0.3."
+    )
     with pytest.raises(ValueError, match=re.escape(wanted)):
         check_config(with_values(config, schedule__warmup_epochs=4.0))
     check_config(with_values(config, schedule__warmup_epochs=3.0))

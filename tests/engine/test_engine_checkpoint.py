@@ -92,8 +92,38 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for step in range(10, 60, 10):
         save(tmp_path, step=step, best_step=20)
     (tmp_path / "step_00000060.tmp").mkdir()
-    prune_checkpoints(tmp_path, keep=2, best_step=20)
+    prune_checkpoints(tmp_path, step=50, keep=2, best_step=20)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000020", "step_00000040", "step_00000050"]
+
+
+def test_pruning_never_takes_a_broken_later_checkpoint_for_the_newest(tmp_path):
+    for step in (50, 75, 100):
+        save(tmp_path, step=step)
+    (tmp_path / "step_00000100" / "manifest.json").unlink()
+    (tmp_path / "step_00000100_backup").mkdir()
+    whole = save(tmp_path, step=80)  # the run went on from 75
+    prune_checkpoints(tmp_path, step=80, keep=1, best_step=None)
+    assert newest_checkpoint(tmp_path) == (whole, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000080", "step_00000100_backup"]
+
+
+def test_checkpoints_are_ordered_by_number_beyond_eight_digits(tmp_path):
+    save(tmp_path, step=99_999_999)
+    assert newest_checkpoint(tmp_path)[0] == tmp_path / "step_99999999"
+    later = save(tmp_path, step=100_000_000)
+    assert newest_checkpoint(tmp_path)[0] == later
+
+
+def test_a_manifest_that_is_no_manifest_is_passed_over(tmp_path):
+    (save(tmp_path, step=1) / "manifest.json").write_text("[1, 2]")
+    assert newest_checkpoint(tmp_path)[0] is None
+
+
+def test_a_best_checkpoint_that_is_broken_is_named(tmp_path):
+    (save(tmp_path, step=10) / "model.safetensors").write_bytes(b"")
+    save(tmp_path, step=20, best_step=10)
+    with pytest.raises(FileNotFoundError, match=r"step_00000010, the best checkpoint so far, is damaged"):
+        scored_checkpoint(tmp_path)
 
 
 def test_the_best_checkpoint_is_scored_else_the_newest(tmp_path):

@@ -88,3 +88,18 @@ def test_metrics_are_flat_and_a_class_without_samples_is_left_out():
 def test_the_summary_line_gives_counts():
     line = summary_line(Evaluation(360, 355, 355 / 360, 1.0, 0.04321, ()), split="test")
     assert line == "test: top-1 98.61 % (355 of 360), top-5 100.00 %, loss 0.0432"
+
+
+def test_losses_of_a_diverged_network_are_an_error_not_a_wrapped_number(runtime, make_loader, data, module):
+    inputs, labels = data
+    with pytest.raises(FloatingPointError, match="beyond all bounds: training has diverged"):
+        evaluate(module, make_loader(inputs * 1e14, labels, batch_size=10), num_classes=NUM_CLASSES, runtime=runtime)
+
+
+def test_large_losses_are_summed_exactly(runtime, make_loader, data):
+    inputs, labels = data
+    module = nn.Linear(4, NUM_CLASSES, bias=False).double()
+    score = evaluate(module, make_loader(inputs * 1e7, labels, batch_size=7), num_classes=NUM_CLASSES, runtime=runtime)
+    expected = torch.nn.functional.cross_entropy(module(inputs * 1e7), labels).item()
+    assert score.loss > 1e6
+    assert score.loss == pytest.approx(expected, rel=1e-12)

@@ -74,7 +74,7 @@ def make_job(tmp_path, runtime, make_loader, data):
             phases=phases or [default],
             loss_fn=interruptible,
             validate=validate if val else None,
-            card={"model": {}},
+            card={"model": {}, "class_names": ["a", "b", "c"], "input": {"size_px": 8}, "data": {"train": "1"}},
             folder=folder,
             runtime=runtime,
             settings=FitSettings(**{name: values[name] for name in FitSettings._fields}),
@@ -293,3 +293,53 @@ def test_metrics_after_the_checkpoint_are_written_once(make_job):
     fit(make_module(), job)
     steps = [json.loads(line)["step"] for line in (job.folder.path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_weights_that_are_not_finite_are_never_saved(make_job):
+    job = make_job(checkpoint_every_steps=1)
+    inner, steps = job.loss_fn, []
+
+    def exploding(module, batch):
+        steps.append(1)
+        output = inner(module, batch)
+        if len(steps) == 3:  # a finite loss whose gradient is not
+            parameter = next(module.parameters())
+            parameter.register_hook(lambda gradient: gradient * float("inf"))
+        return output
+
+    with pytest.raises(NonFiniteLossError, match="weights are not finite after step 3"):
+        fit(make_module(), job._replace(loss_fn=exploding))
+    newest, _ = newest_checkpoint(job.folder.checkpoints)
+    assert read_manifest(newest)["step"] == 2
+
+
+def test_other_data_than_the_checkpoints_is_refused_before_training(make_job):
+    with pytest.raises(KilledError):
+        fit(make_module(), make_job(interrupt_after=6))
+    job = make_job(interrupt_after=0)
+    card = job.card | {"data": {"train": "1", "test": "2"}, "input": {"size_px": 9}}
+    with pytest.raises(ValueError, match=r"the data has changed since .*step_00000004 was written: test/, input"):
+        fit(make_module(), job._replace(card=card))
+
+
+def test_a_broken_best_checkpoint_is_found_before_training(make_job):
+    job = make_job(val=True)
+    state = fit(make_module(), job)
+    newest, _ = newest_checkpoint(job.folder.checkpoints)
+    manifest = read_manifest(newest)
+    assert state.best_step is not None
+    (newest / "manifest.json").write_text(json.dumps(manifest | {"best_step": 1}))
+    with pytest.raises(FileNotFoundError, match="step_00000001, the best checkpoint so far, is incomplete"):
+        fit(make_module(), make_job(interrupt_after=0))
+
+
+def test_starting_again_without_a_checkpoint_is_said(make_job):
+    job = make_job()
+    fit(make_module(), job)
+    for path in job.folder.checkpoints.iterdir():
+        (path / "manifest.json").unlink()
+    again = make_job()
+    fit(make_module(), again)
+    said = again.progress._stream.getvalue()
+    assert "no whole checkpoint: starting from step 0, 6 rows of metrics.jsonl are dropped" in said
+    assert len(rows_of(again)) == 6

@@ -1,6 +1,10 @@
 """The run folder's files, and when a run may continue in it."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +13,7 @@ from configs.load import config_to_dict, replace_section
 from configs.schema import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from engine.record import RunFolder, describe_environment, replace_file
 
+ROOT = Path(__file__).parents[2]
 CONFIG = Config(
     data=DataConfig(dataset="digits"),
     model=ModelConfig(name="simple_cnn", args={"width": 8}),
@@ -20,6 +25,7 @@ CONFIG = Config(
 @pytest.fixture
 def folder(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "one")
+    folder.path.mkdir(parents=True)
     folder.save_start(config_to_dict(CONFIG), {"machine": "CPU"})
     return folder
 
@@ -103,3 +109,46 @@ def test_the_environment_names_versions_machine_and_command():
     assert environment["world_size"] == 2
     assert environment["command"]
     assert environment["cpu_cores"] >= 1
+
+
+def test_a_run_whose_configuration_is_gone_is_not_continued(folder):
+    folder.append_metrics({"step": 1})
+    (folder.path / "config.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no config\.yaml"):
+        folder.check_continues(config_to_dict(CONFIG))
+    with pytest.raises(FileExistsError, match="resume=never"):
+        folder.check_continues(config_to_dict(CONFIG) | {"resume": "never"})
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json", "metrics.jsonl"])
+def test_a_broken_file_is_named(folder, name):
+    (folder.path / name).write_text("{ broken\n")
+    read = {"config.yaml": folder.read_config, "result.json": folder.read_result, "metrics.jsonl": folder.read_metrics}
+    with pytest.raises(ValueError, match=rf"{name}.* cannot be read"):
+        read[name]()
+
+
+_CLAIM = """
+import sys
+from engine.record import RunFolder
+with RunFolder(sys.argv[1]).claim():
+    print("claimed")
+"""
+
+
+def claim_elsewhere(folder):
+    return subprocess.run([sys.executable, "-c", _CLAIM, folder.path], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_second_process_cannot_train_in_the_same_folder(folder):
+    with folder.claim():
+        refused = claim_elsewhere(folder)
+    assert refused.returncode != 0
+    assert f"another process is training in {folder.path} (process {os.getpid()} on " in refused.stderr
+    assert claim_elsewhere(folder).stdout == "claimed\n"
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"the run folder .*file/run cannot be written .* use another --run\.out"):
+        RunFolder(tmp_path / "file" / "run").claim().__enter__()

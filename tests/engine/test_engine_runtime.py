@@ -55,6 +55,38 @@ def test_launcher_options_are_read_from_its_environment():
     assert launcher_settings({"ACCELERATE_MIXED_PRECISION": "no"}) == LauncherSettings(None, None)
 
 
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "told mixed precision fp8; use no, bf16 or fp16"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "auto"}, "told to accumulate auto steps; give a whole number"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "told ACCELERATE_USE_DEEPSPEED=true, which train.py does not do"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "told ACCELERATE_DYNAMO_BACKEND=INDUCTOR"),
+    ],
+)
+def test_what_the_launcher_was_told_and_cannot_be_done_is_refused(environ, message):
+    with pytest.raises(ValueError, match=message):
+        launcher_settings(environ)
+
+
+def test_the_launchers_own_defaults_pass():
+    defaults = {"ACCELERATE_DYNAMO_BACKEND": "NO", "ACCELERATE_USE_FSDP": "false", "ACCELERATE_MIXED_PRECISION": "no"}
+    assert launcher_settings(defaults) == LauncherSettings(None, None)
+
+
+def test_out_of_memory_is_told_with_what_to_lower(capsys):
+    with pytest.raises(SystemExit):
+        run_with_clear_errors(MemoryError("Unable to allocate 9 TiB"))
+    assert "out of memory (lower train.global_batch_size" in capsys.readouterr().err
+
+
+def test_cores_are_those_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(runtime_module.os, "sched_getaffinity", lambda process: {1, 3, 5, 7, 9}, raising=False)
+    assert runtime_module.cores_per_rank(1) == 5
+    assert runtime_module.cores_per_rank(2) == 2
+    assert runtime_module.cores_per_rank(8) == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests the error of a machine without a GPU")
 def test_fp16_without_a_gpu_is_refused_with_an_alternative():
     with pytest.raises(ValueError, match="fp16 needs a GPU, and there is none here; use bf16 or fp32"):
@@ -125,7 +157,7 @@ def test_control_c_says_how_to_go_on(capsys):
     with pytest.raises(SystemExit) as left:
         run_with_clear_errors(KeyboardInterrupt())
     assert left.value.code == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_the_traceback_is_shown_on_request(monkeypatch):

@@ -1,6 +1,5 @@
 """From a configuration to loaders: splits, input specification, the choice of the executor, and what is refused."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,7 @@ from pipelines.digits import load_digits
 from pipelines.source import ArraySource
 
 WriteFolder = Callable[..., Path]
-ALONE = Place(device=torch.device("cpu"), dtype=torch.float32, rank=0, world_size=1, local_world_size=1)
+ALONE = Place(device=torch.device("cpu"), dtype=torch.float32, rank=0, world_size=1, num_cores=1)
 TWO = {"cat": 12, "dog": 8}
 
 
@@ -148,7 +147,8 @@ def test_channels_are_one_only_if_every_image_of_every_split_is_grey(write_folde
     root = write_folder({"train": TWO, "test": {"cat": 1, "dog": 1}}, channels=1)
     assert data_of(make_config(root)).spec.channels == 1
     assert data_of(make_config(root, input__channels=3)).spec.channels == 3
-    assert data_of(make_config(root, input__mean=(0.5, 0.5, 0.5))).spec.channels == 3
+    with pytest.raises(ValueError, match=r"input\.mean has 3 values .*; give one per channel: 1 \(input\.channels\)"):
+        data_of(make_config(root, input__mean=(0.5, 0.5, 0.5)))
     Image.new("RGB", (16, 16), (1, 2, 3)).save(root / "test/cat/000.png")
     data = data_of(make_config(root))
     assert data.spec.channels == 3
@@ -226,11 +226,9 @@ def test_random_resized_crop_of_several_sizes_cannot_be_held(write_folder: Write
     assert choose_backend(replace_section(resident, "augment", crop="pad"), data).name == "resident"
 
 
-@pytest.mark.parametrize(
-    ("cores", "processes", "configured", "wanted"), [(64, 1, None, 8), (8, 2, None, 4), (2, 4, None, 1), (4, 1, 0, 0)]
-)
+@pytest.mark.parametrize(("num_cores", "configured", "wanted"), [(64, None, 8), (4, None, 4), (1, None, 1), (4, 0, 0)])
 def test_the_default_number_of_workers_is_the_cores_per_rank_at_most_eight(
-    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, configured: int | None, wanted: int
+    monkeypatch: pytest.MonkeyPatch, num_cores: int, configured: int | None, wanted: int
 ) -> None:
     chosen = []
 
@@ -238,9 +236,8 @@ def test_the_default_number_of_workers_is_the_cores_per_rank_at_most_eight(
         chosen.append(arguments["num_workers"])
         return object()
 
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(build, "ReferenceExecutor", record)
-    place = ALONE._replace(local_world_size=processes)
+    place = ALONE._replace(num_cores=num_cores)
     loaders_of(make_config(loader__backend="reference", loader__num_workers=configured), place=place)
     assert chosen == [wanted] * 3
 

@@ -273,3 +273,10 @@ def test_a_header_read_from_a_file_equals_that_read_from_its_bytes(rgb: Pixels, 
 @pytest.mark.parametrize("kind", ["JPEG", "BMP", "WEBP", "TIFF"])
 def test_a_header_is_read_without_decoding(rgb: Pixels, kind: str) -> None:  # except PNG, whose EXIF may lie at the end
     assert read_header(encode(Image.fromarray(rgb), kind)) == Header(HEIGHT, WIDTH, False)
+
+
+def test_16_bit_pgm_is_scaled_like_16_bit_png() -> None:
+    values = np.array([[0, 257, 65535], [32896, 1000, 514]], dtype=">u2")
+    encoded = b"P5 3 2 65535\n" + values.tobytes()
+    assert decode_image(encoded, channels=1)[..., 0].tolist() == [[0, 1, 255], [128, 4, 2]]
+    assert read_header(encoded).grey

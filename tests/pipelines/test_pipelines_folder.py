@@ -260,7 +260,28 @@ def test_ignored_files_are_mentioned_on_the_screen(
     assert capsys.readouterr().out == "", "only the main process says it"
     scan_folder(str(root), show_progress=True)
     wanted = (
-        f"{root}/train: 7 files have no image suffix and are not used: cat/note0.txt, cat/note1.txt, cat/note2.txt, "
+        f"{root}/train: 7 files are not used, being no images or in no class folder: cat/note0.txt, cat/note1.txt, cat/note2.txt, "
         "cat/note3.txt, cat/note4.txt, ...\n"
     )
     assert capsys.readouterr().out == wanted
+
+
+def test_a_link_up_to_the_split_mixes_no_classes(make_folder: Callable[..., Path]) -> None:
+    root = make_folder({"train": {"cat": 2, "dog": 3}})
+    (root / "train" / "cat" / "up").symlink_to(root / "train")
+    source = scan_folder(str(root), show_progress=False)["train"]
+    assert np.bincount(source.labels_N).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("validation", "val"), ("valid", "val"), ("testing", "test")])
+def test_a_split_under_another_name_is_not_passed_over(make_folder: Callable[..., Path], name: str, meant: str) -> None:
+    root = make_folder({"train": {"cat": 2, "dog": 2}, name: {"cat": 1, "dog": 1}})
+    with pytest.raises(ValueError, match=rf"has a folder {name}/ but no {meant}/; rename it to {meant}/"):
+        scan_folder(str(root), show_progress=False)
+
+
+def test_an_edit_that_keeps_name_and_size_in_pixels_changes_the_fingerprint(make_folder: Callable[..., Path]) -> None:
+    root = make_folder({"train": {"cat": 2, "dog": 2}})
+    before = scan_folder(str(root), show_progress=False)["train"].fingerprint()
+    Image.new("RGB", (16, 16)).save(root / "train" / "cat" / "000.png")
+    assert scan_folder(str(root), show_progress=False)["train"].fingerprint() != before
