@@ -128,7 +128,9 @@ def choose_backend(config: Config, data: Data) -> Backend:
     gib = len(sizes) * int(height) * int(width) * _given(data.spec.channels) / 2**30
     if config.loader.backend != "auto":
         return Backend(config.loader.backend, "as configured")
-    limit = f"{gib:.3g} GiB decoded, loader.resident_max_gib={config.loader.resident_max_gib:g}"
+    limit = (
+        f"{1024 * gib:,.1f} MiB decoded, at most {config.loader.resident_max_gib:g} GiB held: loader.resident_max_gib"
+    )
     return Backend("resident" if gib <= config.loader.resident_max_gib else "reference", limit)
 
 

@@ -241,7 +241,7 @@ def test_channels_other_than_one_or_three_are_refused() -> None:
 def test_statistics_that_do_not_fit_the_channels_are_refused(
     name: str, channels: int | None, values: tuple[float, ...], wanted: str
 ) -> None:
-    message = f"input.{name} has {len(values)} values {list(values)}; give one per channel: {wanted}."
+    message = f"input.{name} has {len(values)} values {list(values)}; give one per channel: {wanted} (input.channels)."
     with pytest.raises(ValueError, match=re.escape(message)):
         check_input(InputSpec(channels=channels, **{name: values}))
 

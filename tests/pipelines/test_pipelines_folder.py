@@ -260,8 +260,8 @@ def test_ignored_files_are_mentioned_on_the_screen(
     assert capsys.readouterr().out == "", "only the main process says it"
     scan_folder(str(root), show_progress=True)
     wanted = (
-        f"{root}/train: 7 files are not used, being no images or in no class folder: cat/note0.txt, cat/note1.txt, cat/note2.txt, "
-        "cat/note3.txt, cat/note4.txt, ...\n"
+        f"{root}/train: 7 files are not used, being no images or in no class folder: "
+        "cat/note0.txt, cat/note1.txt, cat/note2.txt, cat/note3.txt, cat/note4.txt, ...\n"
     )
     assert capsys.readouterr().out == wanted
 
