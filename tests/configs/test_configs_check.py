@@ -236,12 +236,13 @@ def test_channels_other_than_one_or_three_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["mean", "std"])
 @pytest.mark.parametrize(
-    ("channels", "values", "wanted"), [(3, (0.5,), "3"), (1, (0.5, 0.5, 0.5), "1"), (None, (0.5, 0.5), "1 or 3")]
+    ("channels", "values", "wanted"),
+    [(3, (0.5,), "3 (input.channels)"), (1, (0.5,) * 3, "1 (input.channels)"), (None, (0.5, 0.5), "1 or 3")],
 )
 def test_statistics_that_do_not_fit_the_channels_are_refused(
     name: str, channels: int | None, values: tuple[float, ...], wanted: str
 ) -> None:
-    message = f"input.{name} has {len(values)} values {list(values)}; give one per channel: {wanted} (input.channels)."
+    message = f"input.{name} has {len(values)} values {list(values)}; give one per channel: {wanted}."
     with pytest.raises(ValueError, match=re.escape(message)):
         check_input(InputSpec(channels=channels, **{name: values}))
 

@@ -185,7 +185,7 @@ def test_a_batch_larger_than_train_is_refused() -> None:
 def test_auto_holds_data_that_fit_and_says_how_large_they_are() -> None:
     config = make_config()
     gib = 1797 * 8 * 8 / 2**30
-    wanted = f"{gib:.3g} GiB decoded, loader.resident_max_gib=4"
+    wanted = f"{1024 * gib:.1f} MiB decoded, at most 4 GiB held: loader.resident_max_gib"
     assert choose_backend(config, data_of(config)) == ("resident", wanted)
 
 
@@ -196,15 +196,15 @@ def test_auto_holds_exactly_what_the_limit_allows() -> None:
     config = make_config(loader__resident_max_gib=gib * 0.999)
     backend = choose_backend(config, data_of(config))
     assert backend.name == "reference"
-    assert backend.reason == f"{gib:.3g} GiB decoded, loader.resident_max_gib={gib * 0.999:g}"
+    assert backend.reason == f"{1024 * gib:.1f} MiB decoded, at most {gib * 0.999:g} GiB held: loader.resident_max_gib"
 
 
 def test_the_decoded_size_counts_what_the_store_will_hold(write_folder: WriteFolder) -> None:
     root = write_folder({"train": TWO}, sizes=[(64, 48)])
     resized = make_config(root, input__size_px=8)
-    assert f"{20 * 8 * 8 * 3 / 2**30:.3g} GiB" in choose_backend(resized, data_of(resized)).reason
+    assert f"{20 * 8 * 8 * 3 / 2**20:.1f} MiB decoded" in choose_backend(resized, data_of(resized)).reason
     drawn = make_config(root, input__size_px=8, augment__crop="rrc")
-    assert f"{20 * 64 * 48 * 3 / 2**30:.3g} GiB" in choose_backend(drawn, data_of(drawn)).reason
+    assert f"{20 * 64 * 48 * 3 / 2**20:.1f} MiB decoded" in choose_backend(drawn, data_of(drawn)).reason
 
 
 @pytest.mark.parametrize("backend", ["reference", "resident"])
@@ -349,7 +349,7 @@ def test_the_description_gives_counts_sizes_statistics_and_the_executor_with_its
     assert describe_data(data, loaders) == (
         "data: 1,293 train, 144 val, 360 test; 10 classes; 93 images left out of each epoch of 12 steps\n"
         f"input: 8x8, 1 channel(s), mean ({mean:.4f}), std ({std:.4f})\n"
-        "loader: resident (0.000107 GiB decoded, loader.resident_max_gib=4)"
+        "loader: resident (0.1 MiB decoded, at most 4 GiB held: loader.resident_max_gib)"
     )
 
 
