@@ -129,10 +129,10 @@ def prune_checkpoints(folder: Path, *, step: int, keep: int, best_step: int | No
     What lies beyond `step` was found broken when the run was continued, and would be taken for newer.
     """
     numbered = _numbered(folder)
-    kept = {path for number, path in [item for item in numbered if item[0] <= step][:keep]}
-    kept |= {path for number, path in numbered if number == best_step}
+    written = [path for number, path in numbered if number <= step and path.suffix != ".tmp"]
+    best = [path for path in written if path.name == f"step_{best_step or 0:08d}"]
     for _, path in numbered:
-        if path not in kept or path.suffix == ".tmp":
+        if path not in written[:keep] + best:
             shutil.rmtree(path)
 
 

@@ -1,5 +1,7 @@
 """Exact evaluation: every sample counted once, at any number of processes, and the count checked.
 
+Legend of shape letters: N samples of a batch, K classes.
+
 loader (same batches at any world size) -> logits -> integer sums on the device -> one all-reduce -> Evaluation
 """
 

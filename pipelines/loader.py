@@ -1,5 +1,7 @@
 """Order, plan, executor and tail, joined into the loader that the engine iterates.
 
+Legend of shape letters: N samples, S height and width, C channels.
+
 order -> share of the step -> plan -> executor (may run ahead) -> tail -> Batch
 """
 

@@ -1,5 +1,7 @@
 """Which samples each step takes, as a function of (seed, epoch, step) and nothing else.
 
+Legend of shape letters: N samples of this rank in this step (or of the whole data, where a function says so).
+
 Training:   permutation of the epoch -> global batch g = perm[g*G : (g+1)*G] -> rank r's contiguous slice
 Evaluation: batches of B in order, dealt to the ranks in turn; rows past the end are marked invalid
 """

@@ -2,6 +2,8 @@
 
 (seed, epoch, sample ids, image sizes) -> Plan -> an executor carries it out
 
+Legend of shape letters: N samples; 2 and 4 the numbers that a field's docstring names.
+
 The geometry of every sample is the same three steps, so that one executor serves training and evaluation:
 
     window of the stored image -> resize to size x size -> shift (border by reflection) -> flip left-right

@@ -2,6 +2,9 @@
 
 source -> decode all (threads) -> store (N, H, W, C) | plan -> gather, resize where windows vary, shift, flip
 
+Legend of shape letters: N samples of a batch, M or N images of the store, H height, W width, C channels, S height and
+width of the result, L length of a row or column.
+
 Where the window of an image is the same in every epoch, the store holds the window already resized.
 """
 
