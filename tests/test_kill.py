@@ -61,12 +61,13 @@ def test_ten_kills_in_a_row_change_no_bit(small_recipe, tmp_path):
     succeed("train.py", "--config", str(recipe), "--run.out", str(straight))
     rng, half_written, kills = random.Random(0), [], 0
     for number in range(NUM_KILLS):
-        found = start_and_kill(command, killed, while_writing=number % 2 == 1, delay_s=rng.uniform(0, 0.4))
+        found = start_and_kill(command, killed, while_writing=number % 2 == 1, delay_s=rng.uniform(0, 0.15))
         assert not (killed / "result.json").exists(), "the run was over before it could be killed"
         kills += 1
         half_written += [found] if found else []
     assert kills == NUM_KILLS
     assert half_written, "no kill met a checkpoint being written"
+    print(f"{kills} kills, half-written then: {', '.join(half_written)}")
     succeed("train.py", "--config", str(recipe), "--run.out", str(killed))
     paths = [newest_checkpoint(folder / "checkpoints")[0] for folder in (straight, killed)]
     expected, found = (load_file(path / "model.safetensors") for path in paths)
