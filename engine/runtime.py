@@ -237,7 +237,8 @@ def keep_freed_memory() -> None:
 
     A training step on the CPU frees and takes the same hundreds of MiB again, and the system clears every page anew:
     1,611 -> 2,479 images/s for simple_cnn at 32 px, batch 256, median of 5, for 5 % more memory (2 cores
-    of an AMD EPYC, torch 2.14.1, 2026-11-20; `python -m benchmarks.cpu_memory`). Elsewhere than on glibc this does nothing.
+    of an AMD EPYC, torch 2.14.1, 2026-11-20; `python -m benchmarks.cpu_memory`).
+    Elsewhere than on glibc this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
