@@ -28,26 +28,27 @@ def resolve_config(config: Config, environ: Mapping[str, str]) -> Config:
     Raises:
         ValueError: Recipe and launcher disagree.
     """
-    for name, told in launcher_settings(environ)._asdict().items():
+    settings = launcher_settings(environ)
+    for name, told in settings._asdict().items():
         asked = getattr(config.train, name)
         if None not in (told, asked) and told != asked:
             raise ValueError(
                 f"train.{name}={asked}, but accelerate launch was told {told}; leave one of them out (the launcher's "
                 "may come from the file that `accelerate config` wrote)."
             )
-    told_accumulation, told_precision = launcher_settings(environ)
     config = replace_section(
         config,
         "train",
-        accumulation=config.train.accumulation or told_accumulation or 1,
-        precision=config.train.precision or told_precision or "fp32",
+        accumulation=config.train.accumulation or settings.accumulation or 1,
+        precision=config.train.precision or settings.precision or "fp32",
     )
     return replace_section(config, "run", out=config.run.out or default_run_folder(config))
 
 
 def build_folder(config: Config) -> RunFolder:
     """The run folder."""
-    return RunFolder(config.run.out or default_run_folder(config))
+    assert config.run.out is not None, "resolve_config has decided it"
+    return RunFolder(config.run.out)
 
 
 def build_phases(config: Config, loader: Loader) -> list[Phase]:
