@@ -8,6 +8,7 @@ import argparse
 import os
 
 from configs.load import load_config, replace_section
+from engine.bad_samples import BadSampleLog
 from engine.build import resolve_config, with_card
 from engine.checkpoint import load_weights, read_card, scored_checkpoint
 from engine.evaluation import evaluate, summary_line, to_metrics
@@ -15,7 +16,7 @@ from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import clear_errors, start_runtime
 from models.build import build_model
-from pipelines.build import Place, build_data, build_evaluation_loader, source_of_split
+from pipelines.build import Place, build_data, build_evaluation_loader, check_classes
 
 
 def main() -> None:
@@ -43,15 +44,17 @@ def main() -> None:
         config = with_card(resolve_config(config, os.environ), card)
         config = replace_section(config, "run", world_size=None)  # any number of processes gives the same score
         runtime = start_runtime(config.train.precision, config.run)
-        data = build_data(config, show_progress=runtime.is_main)
-        source = source_of_split(data, options.split, class_names=card["class_names"])
+        with runtime.first_on_this_machine():
+            data = build_data(config, show_progress=runtime.is_main)
+        check_classes(data, card["class_names"])
         place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
-        loader = build_evaluation_loader(config, data, source, place=place, show_progress=runtime.is_main)
+        loader = build_evaluation_loader(config, data, options.split, place=place, show_progress=runtime.is_main)
         num_classes = len(data.train.class_names)
         module = runtime.place(build_model(config.model, num_classes=num_classes, spec=data.spec, seed=0))
         load_weights(module, checkpoint)
-        score = evaluate(module, loader, num_classes=num_classes, runtime=runtime)
         progress = Progress(num_epochs=0, is_main=runtime.is_main)
+        bad_log = BadSampleLog(None, runtime=runtime, progress=progress)
+        score = evaluate(module, loader, num_classes=num_classes, runtime=runtime, bad_log=bad_log, step=0)
         progress.say(f"{checkpoint}\n{summary_line(score, split=options.split)}")
         for name, value in to_metrics(score, split=options.split, class_names=data.train.class_names).items():
             progress.say(f"{name} {value}")

@@ -12,6 +12,7 @@ from torch import nn
 from configs.check import check_batch
 from configs.load import config_to_dict, load_config
 from configs.schema import Config
+from engine.bad_samples import BadSampleLog
 from engine.build import (
     build_card,
     build_folder,
@@ -59,23 +60,28 @@ def main() -> None:
 
 def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Progress) -> None:
     """Data, model, fit, scores, result."""
-    data = build_data(with_measured_input(config, folder), show_progress=runtime.is_main)
+    with runtime.first_on_this_machine():  # it writes the index of the images, and the others map it
+        data = build_data(with_measured_input(config, folder), show_progress=runtime.is_main)
     num_classes = len(data.train.class_names)
     module = runtime.place(build_model(config.model, num_classes=num_classes, spec=data.spec, seed=config.run.seed))
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
 
-    def score(module: nn.Module, split: str) -> Evaluation:
-        return evaluate(module, loaders.evaluation[split], num_classes=num_classes, runtime=runtime)
+    bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
+
+    def score(module: nn.Module, split: str, step: int) -> Evaluation:
+        loader = loaders.evaluation[split]
+        return evaluate(module, loader, num_classes=num_classes, runtime=runtime, bad_log=bad_log, step=step)
 
     start_folder(config, module, data, loaders, runtime=runtime, folder=folder, progress=progress)
     job = Job(
         phases=build_phases(config, loaders.train),
         loss_fn=build_loss(config),
-        validate=(lambda module: score(module, "val")) if "val" in loaders.evaluation else None,
+        validate=(lambda module, step: score(module, "val", step)) if "val" in loaders.evaluation else None,
         card=build_card(
             config, class_names=data.train.class_names, spec=data.spec, fingerprints=fingerprint_splits(data)
         ),
+        bad_log=bad_log,
         folder=folder,
         runtime=runtime,
         settings=build_settings(config),
@@ -85,7 +91,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     load_weights(module, scored_checkpoint(folder.checkpoints))
     result: dict[str, float | int] = {"step": state.step, "epoch": config.train.epochs}
     for split in loaders.evaluation:
-        final = score(module, split)
+        final = score(module, split, state.step)
         progress.say(summary_line(final, split=split))
         result |= to_metrics(final, split=split, class_names=data.train.class_names)
     if runtime.is_main:

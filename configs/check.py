@@ -7,7 +7,7 @@ what was wanted and the nearest value that works.
 import dataclasses
 from typing import Any
 
-from configs.schema import Config, InputSpec
+from configs.schema import AugmentConfig, Config, InputSpec
 
 # field -> the choices (of the `name` or `crop` beside it) that read it; set with another choice, it is an error
 _READ_BY: dict[str, tuple[str, ...]] = {
@@ -30,9 +30,18 @@ _AT_LEAST: dict[str, float] = {
     "train.global_batch_size": 1,
     "train.accumulation": 1,
     "loader.num_workers": 0,
+    "loader.num_threads": 1,
+    "loader.prefetch_batches": 1,
     "loader.resident_max_gib": 0,
     "loader.eval_batch_size_per_rank": 1,
     "augment.pad_px": 0,
+    "augment.repeats": 1,
+    "augment.mixup_alpha": 0,
+    "augment.cutmix_alpha": 0,
+    "augment.mix_prob": 0,
+    "augment.mix_switch_prob": 0,
+    "augment.erase_prob": 0,
+    "augment.noise_std": 0,
     "input.size_px": 1,
     "optim.weight_decay": 0,
     "optim.momentum": 0,
@@ -49,12 +58,20 @@ _AT_LEAST: dict[str, float] = {
 }
 
 _ABOVE_ZERO = ("optim.lr", "optim.eps", "schedule.gamma")
-_FRACTIONS_BELOW_ONE = ("data.val_frac", "train.label_smoothing", "optim.momentum")
+_FRACTIONS_BELOW_ONE = ("data.val_frac", "data.max_bad_frac", "train.label_smoothing", "optim.momentum")
 _AT_MOST: dict[str, float] = {
     "run.seed": 2**64 - 1,  # what torch and numpy, and scikit-learn, take as a seed
     "data.split_seed": 2**32 - 1,
     "run.num_threads": 1024,
     "loader.num_workers": 1024,
+    "loader.num_threads": 1024,
+    "loader.prefetch_batches": 1024,
+    "augment.mixup_alpha": 100,
+    "augment.cutmix_alpha": 100,
+    "augment.mix_prob": 1,
+    "augment.mix_switch_prob": 1,
+    "augment.erase_prob": 1,
+    "augment.noise_std": 1,
     "schedule.final_lr_frac": 1,
     "input.size_px": 16384,
 }
@@ -70,10 +87,14 @@ def check_config(config: Config) -> None:
     _check_unread(config)
     _check_combinations(config)
     check_input(config.input)
+    _check_sizes(config.augment)
     if config.augment.crop == "pad" and config.input.size_px is not None:
         check_pad(config.augment.pad_px, size_px=config.input.size_px)
     if config.augment.crop == "rrc":
-        _check_rrc(config)
+        _check_range("augment.rrc_scale", config.augment.rrc_scale, most=1, default=(0.08, 1.0))
+        _check_range("augment.rrc_ratio", config.augment.rrc_ratio, most=None, default=(0.75, 1.3333))
+    _check_range("augment.erase_scale", config.augment.erase_scale, most=1, default=(0.02, 0.33))
+    _check_range("augment.erase_ratio", config.augment.erase_ratio, most=None, default=(0.3, 3.3))
 
 
 def check_batch(config: Config, *, world_size: int) -> None:
@@ -84,6 +105,15 @@ def check_batch(config: Config, *, world_size: int) -> None:
     """
     accumulation = config.train.accumulation or 1
     batch, parts = config.train.global_batch_size, world_size * accumulation
+    if batch % config.augment.repeats:
+        raise ValueError(
+            f"train.global_batch_size={batch} is not divisible by augment.repeats={config.augment.repeats}; use "
+            f"{max(batch // config.augment.repeats, 1) * config.augment.repeats}."
+        )
+    if batch % 2 and (config.augment.mixup_alpha or config.augment.cutmix_alpha):
+        raise ValueError(
+            f"train.global_batch_size={batch} is odd, but mixup and CutMix take images in pairs; use {batch + 1}."
+        )
     if batch % parts == 0:
         return
     below, above = batch // parts * parts, (batch // parts + 1) * parts
@@ -192,14 +222,27 @@ def _check_combinations(config: Config) -> None:
         )
 
 
-def _check_rrc(config: Config) -> None:
-    low, high = config.augment.rrc_scale
-    if not 0 < low <= high <= 1:
-        low_offer = low if 0 < low <= 1 else 0.08
+def _check_sizes(augment: AugmentConfig) -> None:
+    starts = [start for start, _ in augment.sizes_px]
+    if starts != sorted(set(starts)) or any(start < 0 for start in starts):
         raise ValueError(
-            f"augment.rrc_scale=({low:g}, {high:g}) must rise within 0 to 1, for a crop cannot be larger than the "
-            f"image; use ({low_offer:g}, {high if low_offer <= high <= 1 else 1:g})."
+            f"augment.sizes_px={[list(pair) for pair in augment.sizes_px]} must begin at epochs that rise from 0; for "
+            "example [[0, 128], [10, 160]]."
         )
-    low, high = config.augment.rrc_ratio
-    if not 0 < low <= high < float("inf"):
-        raise ValueError(f"augment.rrc_ratio=({low:g}, {high:g}) must be above 0 and rise; use (0.75, 1.3333).")
+    for _, size_px in augment.sizes_px:
+        if not 1 <= size_px <= _AT_MOST["input.size_px"]:
+            raise ValueError(f"augment.sizes_px has a size of {size_px} pixels; use 1 to {_AT_MOST['input.size_px']}.")
+        if augment.crop == "pad":
+            check_pad(augment.pad_px, size_px=size_px)
+
+
+def _check_range(key: str, given: tuple[float, float], *, most: float | None, default: tuple[float, float]) -> None:
+    low, high = given
+    if 0 < low <= high <= (most or high) and high < float("inf"):
+        return
+    limits = (
+        "must rise within 0 to 1, for a box cannot be larger than the image" if most else "must be above 0 and rise"
+    )
+    low_offer = low if 0 < low <= (most or float("inf")) and low < float("inf") else default[0]
+    high_offer = high if low_offer <= high <= (most or high) and high < float("inf") else max(default[1], low_offer)
+    raise ValueError(f"{key}=({low:g}, {high:g}) {limits}; use ({low_offer:g}, {high_offer:g}).")

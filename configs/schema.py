@@ -26,12 +26,26 @@ class DataConfig:
         val_frac: Fraction (0 to below 1) of train set aside as val, the same fraction of each class, where the data
             has no val/ of its own. 0 needs run.select last.
         split_seed: Seed of that split. Runs with different run.seed share their val as long as this stays.
+        on_bad_sample: A training image that cannot be read: raise = stop and name it; replace = another image of its
+            class takes its place, and bad_samples.jsonl in the run folder says which.
+        on_bad_eval_sample: The same in evaluation: raise; exclude = it is not counted, and the number is printed.
+        max_bad_frac: Largest part (0 to below 1) of an epoch's images that may be replaced or excluded before the run
+            stops.
+        verify: Decode every image once before training; what was found is kept in the index. Backend dali always
+            does, because its decoder does not report damage.
+        rescan: Look at every file again for edits in place. The index of a folder, kept in ~/.cache/exactvision or
+            $EXACTVISION_CACHE, otherwise notices files that came, went or were renamed.
     """
 
     dataset: Literal["digits", "folder"]
     root: str | None = _may_change(None)
     val_frac: float = 0.1
     split_seed: int = 0
+    on_bad_sample: Literal["raise", "replace"] = "raise"
+    on_bad_eval_sample: Literal["raise", "exclude"] = "raise"
+    max_bad_frac: float = 0.01
+    verify: bool = _may_change(False)
+    rescan: bool = _may_change(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +84,18 @@ class AugmentConfig:
         rrc_ratio: Smallest and largest width / height of the window that crop rrc takes.
         flip: none; random = left-right with probability 1/2; alternating = every other epoch, the first one drawn at
             random for each image (airbench).
+        repeats: How often each image stands in its global batch, each time varied anew (repeated augmentation). An
+            epoch keeps its number of steps and so meets 1 / repeats of the images.
+        sizes_px: Image size over time, pairs of (first epoch, size in pixels), for example [[0, 128], [12.5, 160]];
+            fractions of an epoch allowed. Default: input.size_px throughout. Evaluation always uses input.size_px.
+        mixup_alpha: Mixup of pairs with a weight from Beta(alpha, alpha); 0 = none.
+        cutmix_alpha: CutMix of pairs, likewise; with both, mix_switch_prob decides.
+        mix_prob: Part of the pairs that are mixed.
+        mix_switch_prob: Part of the mixed pairs that take CutMix, where mixup is on too.
+        erase_prob: Probability that a box is erased (set to the mean).
+        erase_scale: Smallest and largest part of the area that the box takes.
+        erase_ratio: Smallest and largest height / width of the box.
+        noise_std: Standard deviation of Gaussian noise, on the scale 0 to 1.
     """
 
     crop: Literal["none", "pad", "rrc"] = "none"
@@ -77,6 +103,16 @@ class AugmentConfig:
     rrc_scale: tuple[float, float] = (0.08, 1.0)
     rrc_ratio: tuple[float, float] = (0.75, 1.3333333333333333)
     flip: Literal["none", "random", "alternating"] = "none"
+    repeats: int = 1
+    sizes_px: tuple[tuple[float, int], ...] = ()
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mix_prob: float = 1.0
+    mix_switch_prob: float = 0.5
+    erase_prob: float = 0.0
+    erase_scale: tuple[float, float] = (0.02, 0.33)
+    erase_ratio: tuple[float, float] = (0.3, 3.3)
+    noise_std: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +120,19 @@ class LoaderConfig:
     """How batches are made. The samples, crops and flips are the same whatever is chosen here.
 
     Attributes:
-        backend: resident = all images decoded once, held on the device; reference = torch DataLoader, Pillow and
-            torchvision; auto = resident where the images fit, and says why.
+        backend: resident = all images decoded once, held on the device; threads = decoded by threads as they are
+            needed; dali = NVIDIA DALI, on the GPU where there is one; reference = torch DataLoader and torchvision;
+            auto = resident where the images fit, else threads, and says why.
+        num_threads: Decoding threads of threads and dali. Default: CPU cores per rank.
         num_workers: Worker processes of backend reference. Default: CPU cores per rank, at most 8.
+        prefetch_batches: Batches that threads and dali prepare ahead.
         resident_max_gib: Largest data set, decoded, that auto holds on the device, in GiB.
         eval_batch_size_per_rank: Images per batch and rank in evaluation.
     """
 
-    backend: Literal["auto", "reference", "resident"] = _may_change("auto")
+    backend: Literal["auto", "threads", "resident", "dali", "reference"] = _may_change("auto")
+    num_threads: int | None = _may_change(None)
+    prefetch_batches: int = _may_change(2)
     num_workers: int | None = _may_change(None)
     resident_max_gib: float = _may_change(4.0)
     eval_batch_size_per_rank: int = 256

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engine.bad_samples import BadSampleLog, check_num_bad
 from engine.runtime import Runtime
 from pipelines.batch import Loader
 
@@ -20,9 +21,13 @@ _TOP = 5
 
 
 class Evaluation(NamedTuple):
-    """The score of one split. `top5_frac` is None for five classes or fewer, where it says nothing."""
+    """The score of one split, of the `num_samples` that could be read.
+
+    `top5_frac` is None for five classes or fewer, where it says nothing.
+    """
 
     num_samples: int
+    num_excluded: int
     num_correct: int
     top1_frac: float
     top5_frac: float | None
@@ -30,7 +35,9 @@ class Evaluation(NamedTuple):
     per_class_top1_frac: tuple[float | None, ...]
 
 
-def evaluate(module: nn.Module, loader: Loader, *, num_classes: int, runtime: Runtime) -> Evaluation:
+def evaluate(
+    module: nn.Module, loader: Loader, *, num_classes: int, runtime: Runtime, bad_log: BadSampleLog, step: int
+) -> Evaluation:
     """Scores the module, in eval mode, on all samples of the loader; it is left in the mode it was in.
 
     Args:
@@ -38,12 +45,15 @@ def evaluate(module: nn.Module, loader: Loader, *, num_classes: int, runtime: Ru
         loader: The samples; rows with valid False are not counted.
         num_classes: K.
         runtime: Device, autocast and all-reduce.
+        bad_log: Where samples that cannot be read are written; they are not counted.
+        step: Optimizer steps done, for that list.
 
     Returns:
         Top-1, top-5, mean cross entropy (rounded to 6 decimals, without label smoothing) and top-1 per class.
 
     Raises:
-        RuntimeError: Not exactly the loader's samples were counted.
+        RuntimeError: Not exactly the loader's samples were counted or excluded.
+        ValueError: More samples could not be read than is allowed.
         FloatingPointError: The loss of a sample is not finite, or too large to be summed.
     """
     was_training = module.training
@@ -67,15 +77,25 @@ def evaluate(module: nn.Module, loader: Loader, *, num_classes: int, runtime: Ru
             units_N = torch.where(finite_N & valid_N, loss_N, 0.0).mul(_LOSS_UNIT).round().long()
             losses_2 += torch.stack([units_N.sum(), (~finite_N & valid_N).sum()])
     module.train(was_training)
-    sums = runtime.sum_over_ranks(torch.cat([seen_K, correct_K, top5_K, losses_2])).tolist()
+    met = loader.take_bad_samples()
+    num_bad = torch.tensor([len(met)], device=runtime.device)
+    sums = runtime.sum_over_ranks(torch.cat([seen_K, correct_K, top5_K, losses_2, num_bad])).tolist()
+    if sums[-1]:
+        bad_log.write(met, step=step)
+        check_num_bad(sums[-1], loader)
     return _evaluation(sums, num_classes=num_classes, num_samples=loader.num_samples)
 
 
 def _evaluation(sums: list[int], *, num_classes: int, num_samples: int) -> Evaluation:
     seen, correct, top5 = (sums[k * num_classes : (k + 1) * num_classes] for k in range(3))
-    loss_units, num_not_finite = sums[3 * num_classes :]
-    if sum(seen) != num_samples:
-        raise RuntimeError(f"evaluation counted {sum(seen)} samples, but the split has {num_samples}.")
+    loss_units, num_not_finite, num_excluded = sums[3 * num_classes :]
+    if sum(seen) + num_excluded != num_samples:
+        raise RuntimeError(
+            f"evaluation counted {sum(seen)} samples and excluded {num_excluded}, but the split has {num_samples}."
+        )
+    num_samples = sum(seen)
+    if num_samples == 0:
+        raise ValueError("evaluation has nothing to count: no image of the split could be read.")
     if num_not_finite:
         raise FloatingPointError(
             f"the loss of {num_not_finite} of {num_samples} evaluated samples is not finite, or beyond all bounds: "
@@ -83,6 +103,7 @@ def _evaluation(sums: list[int], *, num_classes: int, num_samples: int) -> Evalu
         )
     return Evaluation(
         num_samples=num_samples,
+        num_excluded=num_excluded,
         num_correct=sum(correct),
         top1_frac=sum(correct) / num_samples,
         top5_frac=sum(top5) / num_samples if num_classes > _TOP else None,
@@ -100,6 +121,8 @@ def to_metrics(score: Evaluation, *, split: str, class_names: Sequence[str] = ()
     }
     if score.top5_frac is not None:
         metrics[f"{split}/top5_frac"] = score.top5_frac
+    if score.num_excluded:
+        metrics[f"{split}/num_excluded"] = score.num_excluded
     for name, frac in zip(class_names, score.per_class_top1_frac if class_names else (), strict=True):
         if frac is not None:
             metrics[f"{split}/top1_frac/{name}"] = frac
@@ -110,4 +133,5 @@ def summary_line(score: Evaluation, *, split: str) -> str:
     """`test: top-1 98.61 % (355 of 360), top-5 100.00 %, loss 0.0432`."""
     top5 = "" if score.top5_frac is None else f"top-5 {100 * score.top5_frac:.2f} %, "
     right = f"{score.num_correct} of {score.num_samples}"
-    return f"{split}: top-1 {100 * score.top1_frac:.2f} % ({right}), {top5}loss {score.loss:.4f}"
+    excluded = f"; {score.num_excluded} not counted: they could not be read" if score.num_excluded else ""
+    return f"{split}: top-1 {100 * score.top1_frac:.2f} % ({right}), {top5}loss {score.loss:.4f}{excluded}"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from engine.bad_samples import BadSampleLog, check_num_bad
 from engine.checkpoint import (
     load_training_state,
     load_weights,
@@ -35,7 +36,7 @@ from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Prepared, Runtime
 from engine.schedules import LrFactor
-from pipelines.batch import Batch, Loader, split_batch
+from pipelines.batch import BadSample, Batch, Loader, split_batch
 
 _ADVICE = (
     "Start again with another --run.out and a lower optim.lr or a longer schedule.warmup_epochs; "
@@ -79,14 +80,16 @@ class FitSettings(NamedTuple):
 class Job(NamedTuple):
     """What stays the same throughout a fit.
 
-    phases: in their order. loss_fn: what is learned. validate: module -> score on val, None without val. card: what
-    the weights are, kept in each checkpoint. folder, runtime, settings, progress: where, with whom, how, what is shown.
+    phases: in their order. loss_fn: what is learned. validate: (module, step) -> score on val, None without val. card: what
+    the weights are, kept in each checkpoint. bad_log: where images that cannot be read are written. folder, runtime,
+    settings, progress: where, with whom, how, what is shown.
     """
 
     phases: list[Phase]
     loss_fn: LossFn
-    validate: Callable[[nn.Module], Evaluation] | None
+    validate: Callable[[nn.Module, int], Evaluation] | None
     card: dict[str, Any]
+    bad_log: BadSampleLog
     folder: RunFolder
     runtime: Runtime
     settings: FitSettings
@@ -98,7 +101,8 @@ class TrainState:
     """Where training stands. `step` counts optimizer steps over all phases, `phase_step` within the present one.
 
     totals: sums over this rank's samples of the present epoch, on the device. logged: their global values at the last
-    log step. best_score: (val top-1, -val loss) of `best_step`.
+    log step. bad_met: this rank's images that could not be read and are not written down yet; num_bad_written: those
+    of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`.
     """
 
     module: nn.Module
@@ -107,6 +111,8 @@ class TrainState:
     phase_step: int = 0
     totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     logged: dict[str, float] = dataclasses.field(default_factory=dict)
+    bad_met: list[BadSample] = dataclasses.field(default_factory=list)
+    num_bad_written: int = 0
     best_step: int | None = None
     best_score: tuple[float, float] = (-1.0, 0.0)
 
@@ -167,7 +173,7 @@ def _restore(state: TrainState, job: Job) -> dict[str, Any] | None:
             job.progress.say(f"no whole checkpoint: starting from step 0, {num_rows} rows of metrics.jsonl are dropped")
         job.runtime.wait_for_all()
         if job.runtime.is_main:
-            job.folder.drop_metrics_after(0)
+            job.folder.drop_rows_after(0)
         return None
     scored_checkpoint(job.folder.checkpoints)  # a best one that is broken is found now, not at the end
     _check_card(read_card(checkpoint), job.card, checkpoint=checkpoint)
@@ -175,10 +181,10 @@ def _restore(state: TrainState, job: Job) -> dict[str, Any] | None:
     saved = load_training_state(checkpoint)
     state.phase, state.step, state.phase_step = saved["phase"], saved["step"], saved["phase_step"]
     state.best_step, state.best_score = saved["best_step"], tuple(saved["best_score"])
-    state.logged = saved["logged"]
+    state.logged, state.num_bad_written = saved["logged"], saved["num_bad_written"]
     if job.runtime.is_main:  # sums are global: one rank carries them on
         state.totals = {name: value.to(job.runtime.device) for name, value in saved["totals"].items()}
-        job.folder.drop_metrics_after(state.step)
+        job.folder.drop_rows_after(state.step)
     job.progress.say(f"continuing from {checkpoint} (step {state.step})")
     return saved
 
@@ -216,10 +222,11 @@ def _train_epoch(state: TrainState, live: _Live, job: Job) -> None:
     last_step = state.phase_step - first_step + phase.loader.steps_per_epoch
     job.progress.start_epoch(_epoch(state, job) + 1, num_steps=phase.loader.steps_per_epoch, first_step=first_step)
     if first_step == 0:
-        state.totals, state.logged = {}, {}
+        state.totals, state.logged, state.num_bad_written = {}, {}, 0
     live.prepared.module.train()
     for batch in live.clock.watch(phase.loader):
         _optimizer_step(state, live, job, batch)
+        _count_bad(state, phase.loader.take_bad_samples())
         job.progress.step()
         if state.step % settings.log_every_steps == 0 and state.phase_step < last_step:
             _log_step(state, live, job)
@@ -269,6 +276,7 @@ def _add_to_totals(state: TrainState, batch: Batch, *, loss: Tensor, sums: dict[
 def _log_step(state: TrainState, live: _Live, job: Job) -> None:
     """Writes the metrics since the last log step; the only place within an epoch that waits for the device."""
     now = _global_totals(state, job)
+    _settle_bad(state, live, job, num_bad=int(now["num_bad"]))
     count = now["num_samples"] - state.logged.get("num_samples", 0)
     metrics = {f"train/{name}": (now[name] - state.logged.get(name, 0)) / count for name in _means(now)}
     row = {
@@ -285,12 +293,15 @@ def _log_step(state: TrainState, live: _Live, job: Job) -> None:
 def _end_epoch(state: TrainState, live: _Live, job: Job) -> None:
     """Validates, writes the metrics of the epoch, and saves a checkpoint."""
     totals = _global_totals(state, job)  # waits for the device, so the pace that follows is of finished work
+    _settle_bad(state, live, job, num_bad=int(totals["num_bad"]))
     pace = live.clock.epoch()
     metrics: dict[str, Any] = {f"train/epoch_{name}": totals[name] / totals["num_samples"] for name in _means(totals)}
     metrics |= {"train/ids_hash": f"{int(totals['ids_hash']) % 2**64:016x}", **_pace_metrics(pace, live, job)}
+    if totals["num_bad"]:
+        metrics["train/num_bad"] = int(totals["num_bad"])
     job.runtime.average_buffers(state.module)
     if job.validate is not None:
-        score = job.validate(state.module)
+        score = job.validate(state.module, state.step)
         metrics |= to_metrics(score, split="val")
         if (score.top1_frac, -score.loss) > state.best_score:
             state.best_score, state.best_step = (score.top1_frac, -score.loss), state.step
@@ -299,6 +310,20 @@ def _end_epoch(state: TrainState, live: _Live, job: Job) -> None:
     job.progress.end_epoch(epoch, row)
     _write_row(row, job)
     _save(state, live, job)
+
+
+def _count_bad(state: TrainState, met: list[BadSample]) -> None:
+    state.bad_met += met
+    num_bad = state.totals.get("num_bad", torch.zeros_like(state.totals["num_samples"]))
+    state.totals["num_bad"] = num_bad + len(met)
+
+
+def _settle_bad(state: TrainState, live: _Live, job: Job, *, num_bad: int) -> None:
+    """Writes down the images that could not be read, and stops if they are too many; `num_bad` is of all ranks."""
+    if num_bad > state.num_bad_written:
+        job.bad_log.write(state.bad_met, step=state.step)
+        state.bad_met, state.num_bad_written = [], num_bad
+        check_num_bad(num_bad, live.phase.loader)
 
 
 def _global_totals(state: TrainState, job: Job) -> dict[str, float]:
@@ -331,6 +356,7 @@ def _check_weights(state: TrainState, job: Job) -> None:
 def _save(state: TrainState, live: _Live, job: Job) -> None:
     """Checkpoint of the present state, by the main process; the others wait."""
     totals = _global_totals(state, job)
+    _settle_bad(state, live, job, num_bad=int(totals["num_bad"]))
     runtime, settings = job.runtime, job.settings
     best_step = state.best_step if settings.select == "best" else None
     _check_weights(state, job)
@@ -344,6 +370,7 @@ def _save(state: TrainState, live: _Live, job: Job) -> None:
             "best_score": list(state.best_score),
             "totals": tensors | {"bad_step": torch.tensor(-1)},
             "logged": state.logged,
+            "num_bad_written": state.num_bad_written,
             "loader": live.phase.loader.state_dict(),
             "optimizer": live.prepared.optimizer.state_dict(),
             "scaler": runtime.scaler_state(),
@@ -362,7 +389,7 @@ def _save(state: TrainState, live: _Live, job: Job) -> None:
 
 def _means(totals: dict[str, float]) -> list[str]:
     """The totals that are reported divided by the number of samples."""
-    return [name for name in totals if name not in ("num_samples", "ids_hash")]
+    return [name for name in totals if name not in ("num_samples", "num_bad", "ids_hash")]
 
 
 def _write_row(row: dict[str, Any], job: Job) -> None:

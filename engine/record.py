@@ -3,6 +3,7 @@
 config.yaml       what was asked for, every field resolved
 environment.json  versions, hardware, commit, command, launcher
 metrics.jsonl     a line per log step and per epoch; keys are split/quantity_unit
+bad_samples.jsonl a line per image that could not be read; there when there was one
 result.json       the end: flat keys such as test/top1_frac; there once the run is finished
 curves.png        drawn by report/
 checkpoints/      written by engine/checkpoint.py
@@ -145,16 +146,35 @@ class RunFolder:
         Raises:
             ValueError: Another line cannot be read.
         """
-        path = self.path / "metrics.jsonl"
+        return self._read_lines("metrics.jsonl")
+
+    def _read_lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.path / name
         if not path.exists():
             return []
         lines = path.read_text().split("\n")
         return [_parse_json(line, place=f"{path}, line {number}") for number, line in enumerate(lines[:-1], start=1)]
 
-    def drop_metrics_after(self, step: int) -> None:
+    def append_bad_samples(self, rows: list[dict[str, Any]]) -> None:
+        """Adds lines to bad_samples.jsonl; each has `after_step`, the optimizer steps done when it was written."""
+        with open(self.path / "bad_samples.jsonl", "a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+    def read_bad_samples(self) -> list[dict[str, Any]]:
+        """The rows of bad_samples.jsonl; a last line cut short by a kill is left out.
+
+        Raises:
+            ValueError: Another line cannot be read.
+        """
+        return self._read_lines("bad_samples.jsonl")
+
+    def drop_rows_after(self, step: int) -> None:
         """Removes the rows that a continued run will write again."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         self._replace("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        bad = [row for row in self.read_bad_samples() if row["after_step"] <= step]
+        if (self.path / "bad_samples.jsonl").exists():
+            self._replace("bad_samples.jsonl", "".join(json.dumps(row) + "\n" for row in bad))
 
     def _replace(self, name: str, text: str) -> None:
         replace_file(self.path / name, text.encode())

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -111,6 +112,16 @@ class Runtime:
     def gather(self, values: Tensor) -> Tensor:
         """The tensors of all ranks, concatenated, on every rank."""
         return self._accelerator.gather(values)  # type: ignore[no-any-return]
+
+    def gather_objects(self, objects: list[Any]) -> list[Any]:
+        """The lists of all ranks, joined in the order of the ranks, on every rank."""
+        return gather_object(objects)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def first_on_this_machine(self) -> Iterator[None]:
+        """Lets the first process of each machine go through a block before the others."""
+        with self._accelerator.local_main_process_first():
+            yield
 
     def average_buffers(self, module: nn.Module) -> None:
         """Sets floating-point buffers (BatchNorm's running statistics) to their mean over the ranks.

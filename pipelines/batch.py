@@ -38,20 +38,43 @@ class Batch(NamedTuple):
     valid_N: Tensor
 
 
+class BadSample(NamedTuple):
+    """A sample that could not be read.
+
+    split: train, val or test. epoch, step: where it was met. sample_id: its id. name: the path of its file. reason:
+    why. replaced_by, replaced_by_name: the sample that took its place; None where it was left out.
+    """
+
+    split: str
+    epoch: int
+    step: int
+    sample_id: int
+    name: str
+    reason: str
+    replaced_by: int | None
+    replaced_by_name: str | None
+
+
 class Loader(Protocol):
     """Batches of one split. Iterating goes from the present position to the end of the epoch.
 
     num_samples: samples in the split.
     steps_per_epoch: batches per epoch, the same on every rank.
     num_left_out: samples that an epoch leaves out because they do not fill a global batch.
+    max_num_bad: how many samples that cannot be read an epoch may meet, over all ranks, before the run has to stop.
     """
 
     num_samples: int
     steps_per_epoch: int
     num_left_out: int
+    max_num_bad: int
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches from the present position to the end of the epoch."""
+        ...
+
+    def take_bad_samples(self) -> list[BadSample]:
+        """This rank's samples that could not be read, met since the last call."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,31 +4,43 @@ DataConfig -> splits -> InputSpec completed -> backend chosen -> PlannedLoader
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from configs.check import check_input, check_pad
 from configs.schema import Config, InputSpec
 from pipelines.digits import load_digits
+from pipelines.effects import Effects, EffectSettings, Erasing, Mixing, draw_effects
+from pipelines.execution import Executor
 from pipelines.executors.reference import ReferenceExecutor
-from pipelines.executors.resident import ResidentExecutor, load_store
+from pipelines.executors.resident import ResidentExecutor, Store, load_store
+from pipelines.executors.threads import ThreadsExecutor
 from pipelines.folder import scan_folder
-from pipelines.loader import Executor, PlannedLoader
-from pipelines.order import EvaluationOrder, Order, TrainingOrder
+from pipelines.geometry import carry_out_plan
+from pipelines.index import default_cache
+from pipelines.loader import Draw, PlannedLoader
+from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder
+from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, Plan, plan_evaluation, plan_training
+from pipelines.policy import WHAT_TO_DO, Action, Policy
 from pipelines.source import Source
 from pipelines.split import split_source
 from pipelines.statistics import measure_statistics
 from pipelines.tail import Tail
+from pipelines.transfer import Transfer
 
 _DIGITS_TEST_FRAC = 0.2
 _DIGITS_TEST_SEED = 0  # fixed: every run is scored on the same 360 digits
 
+_NUM_NAMED = 5  # how many bad images an error names
+
 _T = TypeVar("_T")
+
+Windows = Literal["drawn", "stored"]  # whether a resident store holds whole images, or windows cut and resized
 
 
 class Data(NamedTuple):
@@ -78,22 +90,34 @@ def build_data(config: Config, *, show_progress: bool) -> Data:
         splits = {"train": parts.rest, "test": parts.held_out}
     else:
         assert config.data.root is not None, "check_config lets no folder pass without a root"
-        splits = scan_folder(config.data.root, show_progress=show_progress)
+        splits = scan_folder(
+            config.data.root,
+            show_progress=show_progress,
+            cache=default_cache(),
+            rescan=config.data.rescan,
+            verify=config.data.verify or config.loader.backend == "dali",
+            keep_bad=True,
+        )
     if "val" not in splits and config.data.val_frac > 0:
         parts = split_source(splits["train"], held_out_frac=config.data.val_frac, seed=config.data.split_seed)
         splits["train"], splits["val"] = parts.rest, parts.held_out
+    for split, source in splits.items():
+        action = config.data.on_bad_sample if split == "train" else config.data.on_bad_eval_sample
+        if action == "raise":
+            _refuse_bad(source, source.bad)
     if "val" not in splits and config.run.select == "best":
         raise ValueError(
             "run.select=best needs val to choose by, but data.val_frac=0 and the data has no val/; "
             "use run.select=last, or data.val_frac=0.1."
         )
-    spec = complete_input(config.input, splits=list(splits.values()), show_progress=show_progress)
+    skip_bad = config.data.on_bad_sample == "replace"
+    spec = complete_input(config.input, splits=list(splits.values()), skip_bad=skip_bad, show_progress=show_progress)
     if config.augment.crop == "pad":
         check_pad(config.augment.pad_px, size_px=_given(spec.size_px))
     return Data(train=splits["train"], val=splits.get("val"), test=splits.get("test"), spec=spec)
 
 
-def complete_input(spec: InputSpec, *, splits: list[Source], show_progress: bool) -> InputSpec:
+def complete_input(spec: InputSpec, *, splits: list[Source], skip_bad: bool, show_progress: bool) -> InputSpec:
     """`spec` with every open field filled from the images: size and channels from all splits, mean and std from train.
 
     Raises:
@@ -104,7 +128,7 @@ def complete_input(spec: InputSpec, *, splits: list[Source], show_progress: bool
     spec = dataclasses.replace(spec, size_px=size_px, channels=channels)
     check_input(spec)
     if spec.mean is None or spec.std is None:
-        measured = measure_statistics(splits[0], channels=channels, show_progress=show_progress)
+        measured = measure_statistics(splits[0], channels=channels, skip_bad=skip_bad, show_progress=show_progress)
         spec = dataclasses.replace(spec, mean=spec.mean or measured.mean, std=spec.std or measured.std)
     return spec
 
@@ -113,25 +137,29 @@ def choose_backend(config: Config, data: Data) -> Backend:
     """The executor for all splits, and why.
 
     Raises:
-        ValueError: `loader.backend=resident` with images that cannot be held.
+        ValueError: `loader.backend=resident` with images that cannot be held, or dali where it is not installed.
     """
+    asked = config.loader.backend
+    if asked not in ("auto", "resident"):
+        return Backend(asked, "as configured")
     sizes = np.concatenate([source.sizes_N2 for source in _present(data)])
-    drawn = config.augment.crop == "rrc"
+    sizes = sizes[sizes[:, 0] > 0]  # not those whose header could not be read
+    drawn = _windows_are_drawn(config, data)
     if drawn and (sizes != sizes[0]).any():
-        if config.loader.backend == "resident":
+        if asked == "resident":
             raise ValueError(
-                "loader.backend=resident holds random-resized-crop images as they are stored, and these have several "
-                "sizes; use loader.backend=reference or augment.crop=pad."
+                "loader.backend=resident holds the images as they are stored for augment.crop=rrc and "
+                "augment.sizes_px, and these have several sizes; use loader.backend=threads, or another crop."
             )
-        return Backend("reference", "random-resized-crop of images of several sizes")
+        return Backend("threads", "windows or sizes are drawn, from images of several sizes")
     height, width = sizes[0] if drawn else (_given(data.spec.size_px),) * 2
     gib = len(sizes) * int(height) * int(width) * _given(data.spec.channels) / 2**30
-    if config.loader.backend != "auto":
-        return Backend(config.loader.backend, "as configured")
+    if asked == "resident":
+        return Backend(asked, "as configured")
     limit = (
         f"{1024 * gib:,.1f} MiB decoded, at most {config.loader.resident_max_gib:g} GiB held: loader.resident_max_gib"
     )
-    return Backend("resident" if gib <= config.loader.resident_max_gib else "reference", limit)
+    return Backend("resident" if gib <= config.loader.resident_max_gib else "threads", limit)
 
 
 def build_loaders(config: Config, data: Data, *, place: Place, show_progress: bool) -> Loaders:
@@ -140,33 +168,41 @@ def build_loaders(config: Config, data: Data, *, place: Place, show_progress: bo
     Raises:
         ValueError: The global batch does not fit the data or the world size, or an image cannot be read.
     """
-    evaluated = {"val": data.val, "test": data.test}
+    evaluated = [split for split in ("val", "test") if getattr(data, split) is not None]
     return Loaders(
         train=build_training_loader(config, data, place=place, show_progress=show_progress),
         evaluation={
-            split: build_evaluation_loader(config, data, source, place=place, show_progress=show_progress)
-            for split, source in evaluated.items()
-            if source is not None
+            split: build_evaluation_loader(config, data, split, place=place, show_progress=show_progress)
+            for split in evaluated
         },
         backend=choose_backend(config, data),
     )
 
 
-def source_of_split(data: Data, split: str, *, class_names: Sequence[str]) -> Source:
+def split_of(data: Data, split: str) -> Source:
     """The samples of train, val or test.
 
     Raises:
-        ValueError: There is no such split, or its classes are not `class_names`.
+        ValueError: There is no such split.
     """
     source = {"train": data.train, "val": data.val, "test": data.test}[split]
     if source is None:
         present = [name for name in ("train", "val", "test") if getattr(data, name) is not None]
         raise ValueError(f"the data has no {split}; there is {', '.join(present)}.")
-    if list(source.class_names) != list(class_names):
-        missing = [f"- {name}" for name in class_names if name not in source.class_names]
-        unknown = [f"+ {name}" for name in source.class_names if name not in class_names]
-        raise ValueError(f"the data has other classes than the checkpoint: {', '.join(missing + unknown)}.")
     return source
+
+
+def check_classes(data: Data, class_names: Sequence[str]) -> None:
+    """Checks that the data has the classes that a checkpoint was trained on.
+
+    Raises:
+        ValueError: It has others; they are listed.
+    """
+    present = data.train.class_names
+    if list(present) != list(class_names):
+        missing = [f"- {name}" for name in class_names if name not in present]
+        unknown = [f"+ {name}" for name in present if name not in class_names]
+        raise ValueError(f"the data has other classes than the checkpoint: {', '.join(missing + unknown)}.")
 
 
 def fingerprint_splits(data: Data) -> dict[str, str]:
@@ -189,48 +225,58 @@ def describe_data(data: Data, loaders: Loaders) -> str:
     )
 
 
-def build_training_loader(config: Config, data: Data, *, place: Place, show_progress: bool) -> PlannedLoader:
-    """Shuffled, augmented batches of train.
+def build_training_loader(
+    config: Config, data: Data, *, place: Place, show_progress: bool, num_views: int = 1
+) -> PlannedLoader:
+    """Shuffled, augmented batches of train, with `num_views` differently augmented images of each sample.
 
     Raises:
         ValueError: The global batch does not fit the data or the world size, or an image cannot be read.
     """
-    augment, fit, sizes_N2 = config.augment, _fit(data.spec), data.train.sizes_N2
-    augmentation = Augmentation(
-        crop=augment.crop,
-        pad_px=augment.pad_px,
-        rrc_scale=augment.rrc_scale,
-        rrc_ratio=augment.rrc_ratio,
-        flip=augment.flip,
-    )
-    seed = config.run.seed
+    fit, sizes_N2, seed = _fit(data.spec), data.train.sizes_N2, config.run.seed
+    augmentation, settings = _augmentation(config), _effect_settings(config)
     order = TrainingOrder(
         len(data.train.labels_N),
         global_batch_size=config.train.global_batch_size,
         seed=seed,
         rank=place.rank,
         world_size=place.world_size,
+        num_repeats=config.augment.repeats,
+        in_pairs=settings.mixes,
     )
 
-    def draw_plan(ids_N: npt.NDArray[np.int64], epoch: int) -> Plan:
+    def draw_plan(share: Share, epoch: int, step: int) -> Plan:
         return plan_training(
-            ids_N, sizes_N2=sizes_N2[ids_N], fit=fit, augmentation=augmentation, seed=seed, epoch=epoch
+            share.ids_N,
+            copies_N=share.copies_N,
+            sizes_N2=sizes_N2[share.ids_N],
+            fit=fit,
+            augmentation=augmentation,
+            seed=seed,
+            epoch=epoch,
+            size_px=size_at(epoch + step / order.steps_per_epoch, config=config, spec=data.spec),
+            num_views=num_views,
         )
 
-    windows: Literal["drawn", "stored"] = "drawn" if augment.crop == "rrc" else "stored"
-    executor = _build_executor(config, data, data.train, windows=windows, place=place, show_progress=show_progress)
-    return _join(config, data, data.train, order=order, draw_plan=draw_plan, executor=executor, place=place)
+    def draw(plan: Plan, share: Share, epoch: int) -> Effects:
+        return draw_effects(
+            plan, copies_B=share.copies_N, positions_B=share.positions_N, settings=settings, seed=seed, epoch=epoch
+        )
+
+    parts = _Parts("train", data.train, order, Draw(draw_plan, draw), config.data.on_bad_sample)
+    windows: Windows = "drawn" if _windows_are_drawn(config, data) else "stored"
+    return _join(config, data, parts, windows=windows, place=place, show_progress=show_progress)
 
 
 def build_evaluation_loader(
-    config: Config, data: Data, source: Source, *, place: Place, show_progress: bool
+    config: Config, data: Data, split: str, *, place: Place, show_progress: bool
 ) -> PlannedLoader:
-    """Every sample of `source` once, unaugmented, in batches that are the same at any world size.
+    """Every sample of train, val or test once, unaugmented, in batches that are the same at any world size.
 
     Raises:
-        ValueError: An image cannot be read.
+        ValueError: There is no such split, or an image cannot be read.
     """
-    fit, sizes_N2 = _fit(data.spec), source.sizes_N2
+    source, fit, size_px = split_of(data, split), _fit(data.spec), _given(data.spec.size_px)
     order = EvaluationOrder(
         len(source.labels_N),
         batch_size_per_rank=config.loader.eval_batch_size_per_rank,
@@ -238,67 +284,156 @@ def build_evaluation_loader(
         world_size=place.world_size,
     )
 
-    def draw_plan(ids_N: npt.NDArray[np.int64], epoch: int) -> Plan:
-        return plan_evaluation(ids_N, sizes_N2=sizes_N2[ids_N], fit=fit)
+    def draw_plan(share: Share, epoch: int, step: int) -> Plan:
+        return plan_evaluation(share.ids_N, sizes_N2=source.sizes_N2[share.ids_N], fit=fit, size_px=size_px)
 
-    executor = _build_executor(config, data, source, windows="stored", place=place, show_progress=show_progress)
-    return _join(config, data, source, order=order, draw_plan=draw_plan, executor=executor, place=place)
+    draw = Draw(draw_plan, lambda plan, share, epoch: Effects())
+    parts = _Parts(split, source, order, draw, config.data.on_bad_eval_sample)
+    return _join(config, data, parts, windows="stored", place=place, show_progress=show_progress)
+
+
+def size_at(epoch: float, *, config: Config, spec: InputSpec) -> int:
+    """The image size, in pixels, at a time counted in epochs."""
+    sizes_px = [size_px for start, size_px in config.augment.sizes_px if start <= epoch]
+    return sizes_px[-1] if sizes_px else _given(spec.size_px)
+
+
+class _Parts(NamedTuple):
+    """What makes the loader of one split differ from the others."""
+
+    split: str
+    source: Source
+    order: Order
+    draw: Draw
+    action: Action
+
+
+def _join(
+    config: Config, data: Data, parts: _Parts, *, windows: Windows, place: Place, show_progress: bool
+) -> PlannedLoader:
+    pool = RowPool(place.num_cores if place.device.type == "cpu" else 1)
+    spec, seed = data.spec, config.run.seed
+    channels, interpolation = _given(spec.channels), spec.interpolation
+    executor = _build_executor(
+        config, data, parts, windows=windows, place=place, pool=pool, show_progress=show_progress
+    )
+    return PlannedLoader(
+        parts.source.labels_N,
+        order=parts.order,
+        draw=parts.draw,
+        executor=executor,
+        policy=Policy(parts.source, split=parts.split, action=parts.action, seed=seed),
+        repair=functools.partial(carry_out_plan, source=parts.source, channels=channels, interpolation=interpolation),
+        transfer=Transfer(place.device),
+        tail=Tail(mean=_given(spec.mean), std=_given(spec.std), device=place.device, dtype=place.dtype, pool=pool),
+        seed=seed,
+        fingerprint=parts.source.fingerprint(),
+        max_bad_frac=config.data.max_bad_frac,
+        device=place.device,
+    )
 
 
 def _build_executor(
     config: Config,
     data: Data,
-    source: Source,
+    parts: _Parts,
     *,
-    windows: Literal["drawn", "stored"],
+    windows: Windows,
     place: Place,
+    pool: RowPool,
     show_progress: bool,
 ) -> Executor:
-    spec = data.spec
-    size_px, channels = _given(spec.size_px), _given(spec.channels)
-    if choose_backend(config, data).name == "reference":
-        num_workers = config.loader.num_workers
-        return ReferenceExecutor(
-            source,
-            size_px=size_px,
-            channels=channels,
-            interpolation=spec.interpolation,
-            num_workers=min(8, place.num_cores) if num_workers is None else num_workers,
-            pin_memory=place.device.type == "cuda",
-        )
+    loader, source = config.loader, parts.source
+    channels, interpolation = _given(data.spec.channels), data.spec.interpolation
+    on_gpu = place.device.type == "cuda"
+    num_threads = loader.num_threads or place.num_cores
+    match choose_backend(config, data).name:
+        case "reference":
+            num_workers = min(8, place.num_cores) if loader.num_workers is None else loader.num_workers
+            return ReferenceExecutor(
+                source, channels=channels, interpolation=interpolation, num_workers=num_workers, pin_memory=on_gpu
+            )
+        case "threads":
+            return ThreadsExecutor(
+                source,
+                channels=channels,
+                interpolation=interpolation,
+                num_threads=num_threads,
+                num_prefetched=loader.prefetch_batches,
+                pin_memory=on_gpu,
+            )
+        case "dali":
+            from pipelines.executors.dali import DaliExecutor  # it is not installed everywhere, and takes a second
+
+            return DaliExecutor(
+                source,
+                channels=channels,
+                interpolation=interpolation,
+                device=place.device,
+                num_threads=num_threads,
+                num_prefetched=loader.prefetch_batches,
+            )
+        case _:
+            store = _load_store(config, data, parts, windows=windows, show_progress=show_progress)
+            store = store._replace(images_NHWC=store.images_NHWC.to(place.device))
+            return ResidentExecutor(store, interpolation=interpolation, windows=windows, pool=pool)
+
+
+def _load_store(config: Config, data: Data, parts: _Parts, *, windows: Windows, show_progress: bool) -> Store:
+    """All images of a split; a bad one is refused here already, if the run would stop at it.
+
+    Raises:
+        ValueError: An image cannot be read, and the action is raise.
+    """
+    source, spec = parts.source, data.spec
     every_id = np.arange(len(source.labels_N))
-    plan = plan_evaluation(every_id, sizes_N2=source.sizes_N2, fit=_fit(spec))
+    plan = plan_evaluation(every_id, sizes_N2=source.sizes_N2, fit=_fit(spec), size_px=_given(spec.size_px))
     store = load_store(
         source,
-        channels=channels,
+        channels=_given(spec.channels),
         windows=plan if windows == "stored" else None,
-        size_px=size_px,
         interpolation=spec.interpolation,
         show_progress=show_progress,
     )
-    return ResidentExecutor(store.to(place.device), size_px=size_px, interpolation=spec.interpolation, windows=windows)
+    if parts.action == "raise":
+        _refuse_bad(source, store.bad)
+    return store
 
 
-def _join(
-    config: Config,
-    data: Data,
-    source: Source,
-    *,
-    order: Order,
-    draw_plan: Callable[[npt.NDArray[np.int64], int], Plan],
-    executor: Executor,
-    place: Place,
-) -> PlannedLoader:
-    tail = Tail(mean=_given(data.spec.mean), std=_given(data.spec.std), device=place.device, dtype=place.dtype)
-    return PlannedLoader(
-        source.labels_N,
-        order=order,
-        draw_plan=draw_plan,
-        executor=executor,
-        tail=tail,
-        seed=config.run.seed,
-        fingerprint=source.fingerprint(),
-        device=place.device,
+def _refuse_bad(source: Source, bad: Mapping[int, str]) -> None:
+    if not bad:
+        return
+    first = [f"{source.describe(sample_id)}: {reason}" for sample_id, reason in list(bad.items())[:_NUM_NAMED]]
+    raise ValueError(
+        f"{len(bad)} of {len(source.labels_N)} images cannot be read:\n  "
+        + "\n  ".join(first + ["..."] * (len(bad) > _NUM_NAMED))
+        + f"\n{WHAT_TO_DO}"
+    )
+
+
+def _windows_are_drawn(config: Config, data: Data) -> bool:
+    """Whether what a stored image shows, or its size, changes from epoch to epoch."""
+    sizes_px = {size_px for _, size_px in config.augment.sizes_px} | {data.spec.size_px}
+    return config.augment.crop == "rrc" or len(sizes_px) > 1
+
+
+def _augmentation(config: Config) -> Augmentation:
+    augment = config.augment
+    return Augmentation(
+        crop=augment.crop,
+        pad_px=augment.pad_px,
+        rrc_scale=augment.rrc_scale,
+        rrc_ratio=augment.rrc_ratio,
+        flip=augment.flip,
+    )
+
+
+def _effect_settings(config: Config) -> EffectSettings:
+    augment = config.augment
+    return EffectSettings(
+        mixing=Mixing(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_prob, augment.mix_switch_prob),
+        erasing=Erasing(augment.erase_prob, augment.erase_scale, augment.erase_ratio),
+        noise_std=augment.noise_std,
     )
 
 
@@ -317,6 +452,7 @@ def _given(value: _T | None) -> _T:
 
 def _common_size(splits: list[Source]) -> int:
     sizes = np.unique(np.concatenate([source.sizes_N2 for source in splits]), axis=0)
+    sizes = sizes[sizes[:, 0] > 0]  # not those whose header could not be read
     if len(sizes) == 1 and sizes[0, 0] == sizes[0, 1]:
         return int(sizes[0, 0])
     low, high = sizes.min(axis=0), sizes.max(axis=0)

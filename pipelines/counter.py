@@ -24,6 +24,10 @@ class Stream(IntEnum):
     CROP = 2
     FLIP = 3
     SAMPLE = 4
+    ERASE = 5
+    NOISE = 6
+    MIX = 7
+    REPLACE = 8
 
 
 def random_bits(seed: int, stream: Stream, *counters: Counter) -> npt.NDArray[np.uint64]:

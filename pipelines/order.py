@@ -3,6 +3,7 @@
 Legend of shape letters: N samples of this rank in this step (or of the whole data, where a function says so).
 
 Training:   permutation of the epoch -> global batch g = perm[g*G : (g+1)*G] -> rank r's contiguous slice
+            (repeated R times: global batch g = perm[g*G/R : (g+1)*G/R], R times one after the other)
 Evaluation: batches of B in order, dealt to the ranks in turn; rows past the end are marked invalid
 """
 
@@ -16,10 +17,20 @@ from pipelines.counter import Stream, random_bits
 
 
 class Share(NamedTuple):
-    """One rank's share of one step: ids_N int64 (N,); valid_N bool (N,), False on rows that only fill up."""
+    """What one rank works on in one step.
+
+    ids_N: int64 (N,).
+    copies_N: int64 (N,), 0 where a sample is met for the first time in its epoch, 1 the second time, and so on.
+    positions_N: int64 (N,), places in the sequence that all ranks go through together in an epoch.
+    valid_N: bool (N,), False on rows that only fill up.
+    own: The rows that are this rank's; others are there as partners for mixing.
+    """
 
     ids_N: npt.NDArray[np.int64]
+    copies_N: npt.NDArray[np.int64]
+    positions_N: npt.NDArray[np.int64]
     valid_N: npt.NDArray[np.bool_]
+    own: slice
 
 
 class Order(Protocol):
@@ -46,32 +57,62 @@ def epoch_permutation(num_samples: int, *, seed: int, epoch: int) -> npt.NDArray
 class TrainingOrder:
     """A full shuffle per epoch; the samples that do not fill a global batch are left out, others each time.
 
+    Args:
+        num_samples: How many samples there are.
+        global_batch_size: Samples per step over all ranks, repetitions counted.
+        seed: The seed of the permutations.
+        rank: This rank.
+        world_size: Number of ranks.
+        num_repeats: How often each sample stands in its global batch (repeated augmentation, Hoffer et al., "Augment
+            your batch", CVPR 2020). An epoch keeps its number of steps, so it meets 1 / num_repeats of the samples.
+        in_pairs: Whether a share is widened to whole pairs of positions (2k, 2k+1), as mixing needs.
+
     Raises:
-        ValueError: The global batch is larger than the data, or does not divide by the world size.
+        ValueError: The global batch is larger than the data, or does not divide by the world size or the repeats.
     """
 
-    def __init__(self, num_samples: int, *, global_batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        global_batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        num_repeats: int = 1,
+        in_pairs: bool = False,
+    ) -> None:
         if global_batch_size > num_samples:
             raise ValueError(
                 f"global_batch_size={global_batch_size} is more than the {num_samples} training images; "
                 f"use at most {num_samples - num_samples % world_size}."
             )
-        if global_batch_size % world_size:
-            raise ValueError(f"global_batch_size={global_batch_size} is not divisible by world_size={world_size}.")
+        for name, parts in (("world_size", world_size), ("num_repeats", num_repeats)):
+            if global_batch_size % parts:
+                raise ValueError(f"global_batch_size={global_batch_size} is not divisible by {name}={parts}.")
         self.num_samples = num_samples
         self.samples_per_step = global_batch_size
         self.steps_per_epoch = num_samples // global_batch_size
-        self.num_left_out = num_samples % global_batch_size
+        self._num_different = global_batch_size // num_repeats
+        self.num_left_out = num_samples - self.steps_per_epoch * self._num_different
         self._seed = seed
-        self._size_per_rank = global_batch_size // world_size
-        self._offset = rank * self._size_per_rank
+        size_per_rank = global_batch_size // world_size
+        start, stop = rank * size_per_rank, (rank + 1) * size_per_rank
+        first, last = (start - start % 2, stop + stop % 2) if in_pairs else (start, stop)
+        self._slots_N = np.arange(first, last)
+        self._own = slice(start - first, stop - first)
 
     def share(self, step: int, *, epoch: int) -> Share:
         """This rank's slice of global batch `step`."""
         permutation = epoch_permutation(self.num_samples, seed=self._seed, epoch=epoch)
-        start = step * self.samples_per_step + self._offset
-        ids = permutation[start : start + self._size_per_rank]
-        return Share(ids, np.ones(len(ids), dtype=np.bool_))
+        copies_N, places_N = np.divmod(self._slots_N, self._num_different)
+        return Share(
+            ids_N=permutation[step * self._num_different + places_N],
+            copies_N=copies_N,
+            positions_N=step * self.samples_per_step + self._slots_N,
+            valid_N=np.ones(len(places_N), dtype=np.bool_),
+            own=self._own,
+        )
 
 
 class EvaluationOrder:
@@ -89,5 +130,11 @@ class EvaluationOrder:
     def share(self, step: int, *, epoch: int) -> Share:
         """Batch number `step * world_size + rank`; `epoch` changes nothing."""
         start = (step * self._world_size + self._rank) * self._batch_size
-        ids = np.arange(start, start + self._batch_size)
-        return Share(np.minimum(ids, self.num_samples - 1), ids < self.num_samples)
+        positions_N = np.arange(start, start + self._batch_size)
+        return Share(
+            ids_N=np.minimum(positions_N, self.num_samples - 1),
+            copies_N=np.zeros_like(positions_N),
+            positions_N=positions_N,
+            valid_N=positions_N < self.num_samples,
+            own=slice(0, self._batch_size),
+        )

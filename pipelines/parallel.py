@@ -1,5 +1,6 @@
-"""Many small reads by threads, in order, with a progress bar."""
+"""Threads: many small reads in order with a progress bar, and rows of an array shared out."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 _CHUNK = 64  # items per task: one future per item costs as much as reading a small header
+
+_BYTES_WORTH_A_THREAD = 2**18  # handing a part to a thread takes about as long (30 us) as a kernel takes for this
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -36,3 +39,23 @@ def map_in_threads(
             for chunk in chunks:
                 yield from chunk
                 bar.update(len(chunk))
+
+
+class RowPool:
+    """Threads that share out the rows of arrays. With one thread, or few rows, the caller does the work itself."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._pool = ThreadPoolExecutor(max_workers=num_threads) if num_threads > 1 else None
+
+    def run(self, function: Callable[[int, int], None], *, num_rows: int, bytes_per_row: int) -> None:
+        """Calls `function(start, stop)` until all rows are covered; it must leave the GIL free to gain from it."""
+        num_parts = min(self._num_threads, num_rows, 1 + num_rows * bytes_per_row // _BYTES_WORTH_A_THREAD)
+        if self._pool is None or num_parts <= 1:
+            function(0, num_rows)
+            return
+        bounds = [num_rows * part // num_parts for part in range(num_parts + 1)]
+        others = [self._pool.submit(function, *pair) for pair in itertools.pairwise(bounds[1:])]
+        function(bounds[0], bounds[1])
+        for other in others:
+            other.result()

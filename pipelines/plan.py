@@ -2,7 +2,7 @@
 
 (seed, epoch, sample ids, image sizes) -> Plan -> an executor carries it out
 
-Legend of shape letters: N samples; 2 and 4 the numbers that a field's docstring names.
+Legend of shape letters: N rows of a plan, one per sample and view; 2 and 4 the numbers that a field's docstring names.
 
 The geometry of every sample is the same three steps, so that one executor serves training and evaluation:
 
@@ -22,18 +22,22 @@ _NUM_CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 
 
 class Plan(NamedTuple):
-    """The geometry of N samples, on the host.
+    """The geometry of N images, on the host.
 
-    ids_N: int64 (N,).
+    ids_N: int64 (N,), sample ids; with several views, first all samples for view 0, then all again for view 1, ...
     windows_N4: int64 (N, 4), top, left, height, width in pixels of the stored image.
     shifts_N2: int64 (N, 2), down and right, in pixels of the output.
     flips_N: bool (N,).
+    size_px: height and width of the output.
+    num_views: views per sample; N = samples * num_views.
     """
 
     ids_N: npt.NDArray[np.int64]
     windows_N4: npt.NDArray[np.int64]
     shifts_N2: npt.NDArray[np.int64]
     flips_N: npt.NDArray[np.bool_]
+    size_px: int
+    num_views: int = 1
 
 
 class Fit(NamedTuple):
@@ -53,42 +57,80 @@ class Augmentation(NamedTuple):
     flip: Literal["none", "random", "alternating"] = "none"
 
 
-def plan_evaluation(ids_N: npt.NDArray[np.int64], *, sizes_N2: npt.NDArray[np.int32], fit: Fit) -> Plan:
+def plan_evaluation(ids_N: npt.NDArray[np.int64], *, sizes_N2: npt.NDArray[np.int32], fit: Fit, size_px: int) -> Plan:
     """The plan without chance.
 
     Args:
         ids_N: int64 (N,), sample ids.
-        sizes_N2: int32 (N, 2), height and width of each stored image.
+        sizes_N2: int32 (N, 2), height and width of each stored image; 0, 0 (not known) counts as one pixel.
         fit: Which window to take.
+        size_px: Height and width of the output.
     """
     count = len(ids_N)
     return Plan(
         ids_N=ids_N,
-        windows_N4=_evaluation_windows(sizes_N2, fit=fit),
+        windows_N4=_evaluation_windows(np.maximum(sizes_N2, 1), fit=fit),
         shifts_N2=np.zeros((count, 2), dtype=np.int64),
         flips_N=np.zeros(count, dtype=np.bool_),
+        size_px=size_px,
     )
 
 
 def plan_training(
     ids_N: npt.NDArray[np.int64],
     *,
+    copies_N: npt.NDArray[np.int64],
     sizes_N2: npt.NDArray[np.int32],
     fit: Fit,
     augmentation: Augmentation,
     seed: int,
     epoch: int,
+    size_px: int,
+    num_views: int = 1,
 ) -> Plan:
-    """The plan of an epoch for the samples `ids_N`; each sample's part depends on (seed, epoch, its id) alone."""
-    plan = plan_evaluation(ids_N, sizes_N2=sizes_N2, fit=fit)
-    plan = plan._replace(flips_N=_draw_flips(ids_N, flip=augmentation.flip, seed=seed, epoch=epoch))
+    """The plan of an epoch for the samples `ids_N`; each row depends on (seed, epoch, its id, copy and view) alone.
+
+    Args:
+        ids_N: int64 (N,), sample ids; here N counts samples, and the plan has N * num_views rows.
+        copies_N: int64 (N,), how often the sample has been met before in this epoch.
+        sizes_N2: int32 (N, 2), height and width of each stored image; 0, 0 (not known) counts as one pixel.
+        fit: The window where no crop is drawn.
+        augmentation: What is drawn.
+        seed: The run's.
+        epoch: The epoch.
+        size_px: Height and width of the output.
+        num_views: Views per sample, each with draws of its own.
+    """
+    copies_N = np.concatenate([copies_N * num_views + view for view in range(num_views)])
+    ids_N, sizes_N2 = np.tile(ids_N, num_views), np.maximum(np.tile(sizes_N2, (num_views, 1)), 1)
+    plan = plan_evaluation(ids_N, sizes_N2=sizes_N2, fit=fit, size_px=size_px)._replace(num_views=num_views)
+    flips_N = _draw_flips(ids_N, copies_N, flip=augmentation.flip, seed=seed, epoch=epoch)
+    plan = plan._replace(flips_N=flips_N)
     if augmentation.crop == "rrc":
-        plan = plan._replace(windows_N4=_draw_rrc(ids_N, sizes_N2, augmentation=augmentation, seed=seed, epoch=epoch))
+        keys_N = draw_keys(epoch, copies_N)
+        plan = plan._replace(windows_N4=_draw_rrc(ids_N, keys_N, sizes_N2, augmentation=augmentation, seed=seed))
     if augmentation.crop == "pad":
         span = 2 * augmentation.pad_px + 1
-        draws = random_uniform(seed, Stream.SHIFT, epoch, ids_N[:, None], np.arange(2))
+        keys_N = draw_keys(epoch, copies_N)
+        draws = random_uniform(seed, Stream.SHIFT, keys_N[:, None], ids_N[:, None], np.arange(2))
         plan = plan._replace(shifts_N2=np.floor(draws * span).astype(np.int64) - augmentation.pad_px)
     return plan
+
+
+def rows_of(plan: Plan, rows: list[int]) -> Plan:
+    """Some rows of a plan as a plan of their own, of one view."""
+    return plan._replace(
+        ids_N=plan.ids_N[rows],
+        windows_N4=plan.windows_N4[rows],
+        shifts_N2=plan.shifts_N2[rows],
+        flips_N=plan.flips_N[rows],
+        num_views=1,
+    )
+
+
+def draw_keys(epoch: int, copies_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The counter of (epoch, copy), int64 (N,): the copy stands above the lowest 32 bits, so copy 0 is the epoch."""
+    return epoch + (copies_N << 32)
 
 
 def _evaluation_windows(sizes_N2: npt.NDArray[np.int32], *, fit: Fit) -> npt.NDArray[np.int64]:
@@ -101,26 +143,29 @@ def _evaluation_windows(sizes_N2: npt.NDArray[np.int32], *, fit: Fit) -> npt.NDA
     return np.stack([tops, lefts, side, side], axis=1)
 
 
-def _draw_flips(ids_N: npt.NDArray[np.int64], *, flip: str, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
-    if flip == "random":
-        return _coins(seed, epoch, ids_N)
-    if flip == "alternating":
-        return np.logical_xor(_coins(seed, 0, ids_N), epoch % 2 == 1)
-    return np.zeros(len(ids_N), dtype=np.bool_)
-
-
-def _coins(seed: int, epoch: int, ids_N: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    heads: npt.NDArray[np.bool_] = random_bits(seed, Stream.FLIP, epoch, ids_N) >= np.uint64(2**63)
-    return heads
+def _draw_flips(
+    ids_N: npt.NDArray[np.int64], copies_N: npt.NDArray[np.int64], *, flip: str, seed: int, epoch: int
+) -> npt.NDArray[np.bool_]:
+    if flip == "none":
+        return np.zeros(len(ids_N), dtype=np.bool_)
+    keys_N = draw_keys(epoch if flip == "random" else 0, copies_N)
+    heads_N: npt.NDArray[np.bool_] = random_bits(seed, Stream.FLIP, keys_N, ids_N) >= np.uint64(2**63)
+    return np.logical_xor(heads_N, flip == "alternating" and epoch % 2 == 1)
 
 
 def _draw_rrc(
-    ids_N: npt.NDArray[np.int64], sizes_N2: npt.NDArray[np.int32], *, augmentation: Augmentation, seed: int, epoch: int
+    ids_N: npt.NDArray[np.int64],
+    keys_N: npt.NDArray[np.int64],
+    sizes_N2: npt.NDArray[np.int32],
+    *,
+    augmentation: Augmentation,
+    seed: int,
 ) -> npt.NDArray[np.int64]:
     """Random-resized-crop as torchvision draws it: ten tries, the first that fits, else the largest centred window."""
     heights, widths = sizes_N2[:, 0].astype(np.int64)[:, None], sizes_N2[:, 1].astype(np.int64)[:, None]
     tries = np.arange(_NUM_CROP_TRIES)[None, :, None]
-    draws = random_uniform(seed, Stream.CROP, epoch, ids_N[:, None, None], tries, np.arange(4)[None, None, :])
+    keys, ids = keys_N[:, None, None], ids_N[:, None, None]
+    draws = random_uniform(seed, Stream.CROP, keys, ids, tries, np.arange(4)[None, None, :])
     low, high = augmentation.rrc_scale
     areas = heights * widths * (low + (high - low) * draws[..., 0])
     log_low, log_high = np.log(augmentation.rrc_ratio)

@@ -4,11 +4,14 @@ FolderSource (pipelines/folder.py) and ArraySource have the same door, `Source`.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from pipelines.scratch import Scratch
 
 
 class Source(Protocol):
@@ -16,8 +19,9 @@ class Source(Protocol):
 
     class_names: one per label.
     labels_N: int64 (N,), 0..num_classes-1.
-    sizes_N2: int32 (N, 2), height and width of each stored image in pixels.
+    sizes_N2: int32 (N, 2), height and width of each stored image in pixels; 0, 0 where that is not known.
     is_grey: every image is grey.
+    bad: the samples that are known to be unreadable before anything is read, and why.
     """
 
     @property
@@ -29,11 +33,26 @@ class Source(Protocol):
     @property
     def is_grey(self) -> bool: ...  # noqa: D102
 
-    def read_image(self, sample_id: int, *, channels: int) -> npt.NDArray[np.uint8]:
-        """The pixels, uint8 (H, W, C).
+    @property
+    def bad(self) -> Mapping[int, str]: ...  # noqa: D102
+
+    def describe(self, sample_id: int) -> str:
+        """What to call a sample in a message: the path of its file, where it has one."""
+        ...
+
+    def read_image(self, sample_id: int, *, channels: int, scratch: Scratch | None = None) -> npt.NDArray[np.uint8]:
+        """The pixels, uint8 (H, W, C), of the size that `sizes_N2` says; in `scratch`, if given, until its next use.
 
         Raises:
-            ValueError: The image cannot be read; the message names it.
+            ValueError: The image cannot be read; the message gives the reason, not the name.
+        """
+        ...
+
+    def read_jpeg(self, sample_id: int, *, scratch: Scratch | None = None) -> memoryview | None:
+        """The encoded bytes of a sample stored as an upright grey or RGB JPEG; None of every other.
+
+        Raises:
+            ValueError: The file cannot be read; the message gives the reason, not the name.
         """
         ...
 
@@ -53,6 +72,11 @@ class ArraySource:
     class_names: tuple[str, ...]
     labels_N: npt.NDArray[np.int64]
     images_NHWC: npt.NDArray[np.uint8]
+    bad: Mapping[int, str] = field(default_factory=dict)
+
+    def describe(self, sample_id: int) -> str:
+        """`image 17`."""
+        return f"image {sample_id}"
 
     @property
     def sizes_N2(self) -> npt.NDArray[np.int32]:
@@ -64,7 +88,7 @@ class ArraySource:
         """Whether the images have one channel."""
         return int(self.images_NHWC.shape[3]) == 1
 
-    def read_image(self, sample_id: int, *, channels: int) -> npt.NDArray[np.uint8]:
+    def read_image(self, sample_id: int, *, channels: int, scratch: Scratch | None = None) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C); grey is repeated where three channels are asked for."""
         image: npt.NDArray[np.uint8] = self.images_NHWC[sample_id]
         if image.shape[2] == channels:
@@ -72,6 +96,10 @@ class ArraySource:
         if channels == 3:
             return np.repeat(image, 3, axis=2)
         raise ValueError(f"input.channels={channels}, but these images have {image.shape[2]}; use 3.")
+
+    def read_jpeg(self, sample_id: int, *, scratch: Scratch | None = None) -> None:
+        """None: the images are not encoded."""
+        return None
 
     def take(self, ids: npt.NDArray[np.int64]) -> "ArraySource":
         """The samples `ids`, numbered from 0."""

@@ -1,5 +1,6 @@
 """Mean and standard deviation per channel, measured on the stored pixels."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,25 +20,40 @@ class ChannelStatistics(NamedTuple):
     std: tuple[float, ...]
 
 
-def measure_statistics(source: Source, *, channels: int, show_progress: bool) -> ChannelStatistics:
+def measure_statistics(
+    source: Source, *, channels: int, show_progress: bool, skip_bad: bool = False
+) -> ChannelStatistics:
     """Mean and standard deviation over all pixels of up to 10,000 images of the source.
 
     Which images depends on their number alone, and the sums are integers, so every machine and every number of
     processes finds the same values.
 
+    Args:
+        source: The images.
+        channels: 1 for grey, 3 for RGB.
+        show_progress: Whether to draw a progress bar.
+        skip_bad: Images that cannot be read are left out; else they are an error.
+
     Raises:
-        ValueError: An image cannot be read, or all pixels of a channel are equal.
+        ValueError: An image cannot be read, or with `skip_bad` none can, or all pixels of a channel are equal.
     """
     num_samples = len(source.labels_N)
     ids = np.argsort(random_bits(0, Stream.SAMPLE, np.arange(num_samples)), kind="stable")[:NUM_MEASURED]
 
-    def sums(sample_id: int) -> npt.NDArray[np.int64]:
-        pixels = source.read_image(sample_id, channels=channels).reshape(-1, channels).astype(np.int64)
-        return np.stack([np.full(channels, len(pixels)), pixels.sum(axis=0), (pixels * pixels).sum(axis=0)])
-
-    total = np.zeros((3, channels), dtype=np.int64)
+    total, bad = np.zeros((3, channels), dtype=np.int64), []
+    sums = partial(_sums, source=source, channels=channels)
     for result in map_in_threads(sums, ids.tolist(), title="measuring mean", unit="image", show_progress=show_progress):
-        total += result
+        if not isinstance(result, str):
+            total += result
+        elif skip_bad:
+            bad.append(result)
+        else:
+            raise ValueError(result)
+    if len(bad) == len(ids):
+        raise ValueError(
+            f"mean and std cannot be measured: none of {len(bad)} images can be read, for example {bad[0]}; "
+            "give input.mean and input.std, or repair the images."
+        )
     mean = total[1] / total[0]
     std = np.sqrt(total[2] / total[0] - mean * mean)
     if (std == 0).any():
@@ -46,3 +62,14 @@ def measure_statistics(source: Source, *, channels: int, show_progress: bool) ->
         mean=tuple(round(float(value) / 255, 6) for value in mean),
         std=tuple(round(float(value) / 255, 6) for value in std),
     )
+
+
+def _sums(sample_id: int, *, source: Source, channels: int) -> npt.NDArray[np.int64] | str:
+    """Number, sum and sum of squares of an image's pixels, int64 (3, C); or why there are none."""
+    try:
+        if sample_id in source.bad:
+            raise ValueError(source.bad[sample_id])
+        pixels = source.read_image(sample_id, channels=channels).reshape(-1, channels).astype(np.int64)
+    except ValueError as error:
+        return f"{source.describe(sample_id)}: {error}"
+    return np.stack([np.full(channels, len(pixels)), pixels.sum(axis=0), (pixels * pixels).sum(axis=0)])

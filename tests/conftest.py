@@ -1,6 +1,6 @@
 """Fixtures of all tests: generated image folders and small recipes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _indexes_lie_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indexes of image folders are kept in a folder of the tests, by programs that they start too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXACTVISION_CACHE", str(tmp_path_factory.mktemp("indexes")))
+        yield
 
 
 @pytest.fixture

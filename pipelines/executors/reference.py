@@ -1,4 +1,4 @@
-"""The plain executor: a torch DataLoader, Pillow and torchvision; the oracle that the others are tested against.
+"""The plain executor: a torch DataLoader and torchvision; the oracle that the others are tested against.
 
 plans -> worker: read, decode, crop the window, resize, shift, flip -> uint8 (N, S, S, C)
 """
@@ -7,23 +7,31 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.geometry import carry_out
+from pipelines.execution import Carried
+from pipelines.geometry import carry_out_plan
 from pipelines.plan import Plan
 from pipelines.source import Source
 
 
 class ReferenceExecutor:
-    """Carries plans out in worker processes; one task is one batch."""
+    """Carries plans out in worker processes; one task is one batch.
+
+    Args:
+        source: The images.
+        channels: 1 or 3.
+        interpolation: bilinear or bicubic.
+        num_workers: Worker processes; 0 = in this one.
+        pin_memory: Whether images lie in pinned memory.
+    """
 
     def __init__(
-        self, source: Source, *, size_px: int, channels: int, interpolation: str, num_workers: int, pin_memory: bool
+        self, source: Source, *, channels: int, interpolation: str, num_workers: int, pin_memory: bool
     ) -> None:
         self._sampler = _Forward()
         self._batches = DataLoader(
-            _PlannedImages(source, size_px=size_px, channels=channels, interpolation=interpolation),
+            _PlannedImages(source, channels=channels, interpolation=interpolation),
             batch_size=None,  # a plan is already a whole batch
             sampler=self._sampler,
             num_workers=num_workers,
@@ -33,18 +41,11 @@ class ReferenceExecutor:
             generator=torch.Generator(),  # else each epoch draws from torch's global generator
         )
 
-    def run(self, plans: Iterable[Plan]) -> Iterator[Tensor]:
-        """The images of each plan in turn, uint8 (N, S, S, C) on the CPU.
-
-        Raises:
-            ValueError: An image cannot be read; the message names it.
-        """
+    def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
+        """Each plan carried out, images uint8 (N, S, S, C) on the CPU."""
         self._sampler.plans = iter(plans)
         try:
-            for result in self._batches:
-                if isinstance(result, str):
-                    raise ValueError(result)
-                yield result
+            yield from self._batches
         finally:
             self._sampler.plans = iter(())
 
@@ -65,23 +66,14 @@ class _Forward:
             yield plan
 
 
-class _PlannedImages(Dataset[Tensor | str]):
-    def __init__(self, source: Source, *, size_px: int, channels: int, interpolation: str) -> None:
+class _PlannedImages(Dataset[Carried]):
+    def __init__(self, source: Source, *, channels: int, interpolation: str) -> None:
         self._source = source
-        self._size_px = size_px
         self._channels = channels
         self._interpolation = interpolation
 
-    def __getitem__(self, plan: Plan) -> Tensor | str:  # an error travels as text: the DataLoader would wrap it
-        try:
-            images = [self._image(plan, row) for row in range(len(plan.ids_N))]
-        except ValueError as error:
-            return str(error)
-        return torch.stack(images)
-
-    def _image(self, plan: Plan, row: int) -> Tensor:
-        pixels = self._source.read_image(int(plan.ids_N[row]), channels=self._channels)
-        return carry_out(pixels, plan=plan, row=row, size_px=self._size_px, interpolation=self._interpolation)
+    def __getitem__(self, plan: Plan) -> Carried:
+        return carry_out_plan(plan, source=self._source, channels=self._channels, interpolation=self._interpolation)
 
 
 def _identity(images: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Data that fits: all images decoded once, held as uint8 on the device; crop and flip are batched torch.
+"""Data that fits: all images decoded once, held as uint8 on the device; crop and flip by a kernel or batched torch.
 
 source -> decode all (threads) -> store (N, H, W, C) | plan -> gather, resize where windows vary, shift, flip
 
@@ -8,85 +8,105 @@ width of the result, L length of a row or column.
 Where the window of an image is the same in every epoch, the store holds the window already resized.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipelines.geometry import carry_out
-from pipelines.parallel import map_in_threads
+from pipelines.execution import Carried
+from pipelines.geometry import carry_out, shift_and_flip
+from pipelines.kernels import shift_and_flip_rows
+from pipelines.parallel import RowPool, map_in_threads
 from pipelines.plan import Plan
 from pipelines.source import Source
 
-_NUM_NAMED = 5  # how many unreadable images an error names
 _CUBIC_A = -0.5  # as Pillow and torch with antialias
+
+
+class Store(NamedTuple):
+    """Every image of a source.
+
+    images_NHWC: uint8 (N, H, W, C); zeros where the image could not be read.
+    bad: those samples, and why.
+    """
+
+    images_NHWC: Tensor
+    bad: Mapping[int, str]
 
 
 class ResidentExecutor:
     """Carries plans out on the device that holds the store.
 
     Args:
-        store_NHWC: uint8 (N, H, W, C) on the device.
-        size_px: Height and width of the images handed out.
+        store: The images, on the device.
         interpolation: bilinear or bicubic.
         windows: drawn = windows of the plan are cut from the store; stored = the store holds them, S x S.
+        pool: Threads for the CPU's kernel.
     """
 
-    def __init__(
-        self, store_NHWC: Tensor, *, size_px: int, interpolation: str, windows: Literal["drawn", "stored"]
-    ) -> None:
-        self._store = store_NHWC
-        self._size_px = size_px
+    def __init__(self, store: Store, *, interpolation: str, windows: Literal["drawn", "stored"], pool: RowPool) -> None:
+        self._store = store.images_NHWC
+        self._bad = store.bad
+        self._bad_ids = np.array(sorted(store.bad), dtype=np.int64)
         self._interpolation = interpolation
         self._windows_are_stored = windows == "stored"
+        self._pool = pool
 
-    def run(self, plans: Iterable[Plan]) -> Iterator[Tensor]:
-        """The images of each plan in turn, uint8 (N, S, S, C) on the device."""
+    def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
+        """Each plan carried out, images uint8 (N, S, S, C) on the device."""
         for plan in plans:
-            yield self._carry_out(plan)
+            rows = np.flatnonzero(np.isin(plan.ids_N, self._bad_ids)).tolist() if len(self._bad_ids) else []
+            yield Carried(self._carry_out(plan), {row: self._bad[int(plan.ids_N[row])] for row in rows})
 
     def _carry_out(self, plan: Plan) -> Tensor:
-        device = self._store.device
-        ids_N = torch.from_numpy(np.array(plan.ids_N)).to(device)
         if self._windows_are_stored:
-            images, rows_N = self._store, ids_N
+            images, rows_N = self._store, plan.ids_N
         else:
-            windows_N4 = torch.from_numpy(plan.windows_N4).to(device)
-            images = resize_windows(
-                self._store[ids_N], windows_N4, size_px=self._size_px, interpolation=self._interpolation
-            )
-            rows_N = torch.arange(len(ids_N), device=device)
-        if not plan.shifts_N2.any() and not plan.flips_N.any():
-            return images[rows_N] if self._windows_are_stored else images
-        shifts_N2 = torch.from_numpy(plan.shifts_N2).to(device)
-        flips_N = torch.from_numpy(plan.flips_N).to(device)
-        return shift_and_flip(images, rows_N=rows_N, shifts_N2=shifts_N2, flips_N=flips_N)
+            images, rows_N = self._resize(plan), np.arange(len(plan.ids_N))
+            if not plan.shifts_N2.any() and not plan.flips_N.any():
+                return images
+        if images.device.type == "cpu":
+            return self._shift_and_flip_by_kernel(images, rows_N, plan)
+        arrays = (np.array(rows_N), plan.shifts_N2, plan.flips_N)
+        rows, shifts_N2, flips_N = (torch.from_numpy(array).to(images.device) for array in arrays)
+        return shift_and_flip(images, rows_N=rows, shifts_N2=shifts_N2, flips_N=flips_N)
+
+    def _resize(self, plan: Plan) -> Tensor:
+        device = self._store.device
+        ids_N, windows_N4 = (torch.from_numpy(np.array(each)).to(device) for each in (plan.ids_N, plan.windows_N4))
+        return resize_windows(self._store[ids_N], windows_N4, size_px=plan.size_px, interpolation=self._interpolation)
+
+    def _shift_and_flip_by_kernel(self, images: Tensor, rows_N: npt.NDArray[np.int64], plan: Plan) -> Tensor:
+        stored, shifts_N2, flips_N = images.numpy(), plan.shifts_N2, plan.flips_N
+        out = torch.empty((len(rows_N), *images.shape[1:]), dtype=torch.uint8)
+        out_NHWC = out.numpy()
+
+        def carry_out_rows(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            shift_and_flip_rows(stored, rows_N[part], shifts_N2[part], flips_N[part], out_NHWC[part])
+
+        self._pool.run(carry_out_rows, num_rows=len(rows_N), bytes_per_row=4 * images[0].numel())
+        return out
 
 
 def load_store(
-    source: Source, *, channels: int, windows: Plan | None, size_px: int, interpolation: str, show_progress: bool
-) -> Tensor:
-    """Every image of the source, decoded by threads.
+    source: Source, *, channels: int, windows: Plan | None, interpolation: str, show_progress: bool
+) -> Store:
+    """Every image of the source, decoded by threads, on the CPU.
 
     Args:
         source: The images.
         channels: 1 or 3.
         windows: A plan for all samples in order, whose windows are stored resized; None stores images as they are.
-        size_px: Height and width of resized windows.
         interpolation: bilinear or bicubic.
         show_progress: Whether to draw a progress bar.
-
-    Returns:
-        uint8 (N, H, W, C) on the CPU.
-
-    Raises:
-        ValueError: Images that cannot be read, named.
     """
     num_samples = len(source.labels_N)
-    height, width = source.sizes_N2[0] if windows is None else (size_px, size_px)
-    store = np.empty((num_samples, height, width, channels), dtype=np.uint8)
+    height, width = source.sizes_N2.max(axis=0) if windows is None else (windows.size_px, windows.size_px)
+    store = np.zeros((num_samples, height, width, channels), dtype=np.uint8)
 
     def load(sample_id: int) -> str | None:
         try:
@@ -94,41 +114,13 @@ def load_store(
         except ValueError as error:
             return str(error)
         if windows is not None:
-            pixels = carry_out(
-                pixels, plan=windows, row=sample_id, size_px=size_px, interpolation=interpolation
-            ).numpy()
+            pixels = carry_out(pixels, plan=windows, row=sample_id, interpolation=interpolation).numpy()
         store[sample_id] = pixels
         return None
 
-    errors = map_in_threads(load, range(num_samples), title="decoding", unit="image", show_progress=show_progress)
-    bad = [error for error in errors if error is not None]
-    if bad:
-        raise ValueError(
-            f"{len(bad)} of {num_samples} images cannot be read:\n  "
-            + "\n  ".join(bad[:_NUM_NAMED] + ["..."] * (len(bad) > _NUM_NAMED))
-            + "\nRemove or replace them."
-        )
-    return torch.from_numpy(store)
-
-
-def shift_and_flip(images_MHWC: Tensor, *, rows_N: Tensor, shifts_N2: Tensor, flips_N: Tensor) -> Tensor:
-    """Rows of `images_MHWC`, shifted (border by reflection), then flipped left-right.
-
-    Args:
-        images_MHWC: uint8 (M, S, S, C).
-        rows_N: int64 (N,), which image each result is made from.
-        shifts_N2: int64 (N, 2), down and right, each below S.
-        flips_N: bool (N,).
-
-    Returns:
-        uint8 (N, S, S, C), on the device of the images.
-    """
-    size = images_MHWC.shape[1]
-    line = torch.arange(size, device=images_MHWC.device)
-    ys_NS = _reflect(line + shifts_N2[:, :1], size=size)
-    xs_NS = _reflect(line + shifts_N2[:, 1:], size=size)
-    xs_NS = torch.where(flips_N[:, None], xs_NS.flip(1), xs_NS)
-    return images_MHWC[rows_N[:, None, None], ys_NS[:, :, None], xs_NS[:, None, :]]
+    results = map_in_threads(load, range(num_samples), title="decoding", unit="image", show_progress=show_progress)
+    bad = {sample_id: reason for sample_id, reason in enumerate(results) if reason is not None}
+    return Store(torch.from_numpy(store), bad)
 
 
 def resize_windows(images_NHWC: Tensor, windows_N4: Tensor, *, size_px: int, interpolation: str) -> Tensor:
@@ -169,9 +161,3 @@ def _cubic(distance: Tensor) -> Tensor:
     near = ((_CUBIC_A + 2) * x - (_CUBIC_A + 3)) * x * x + 1
     far = ((_CUBIC_A * x - 5 * _CUBIC_A) * x + 8 * _CUBIC_A) * x - 4 * _CUBIC_A
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
-
-
-def _reflect(places: Tensor, *, size: int) -> Tensor:
-    """Indices mirrored at the borders, the border pixel itself not repeated."""
-    places = places.abs()
-    return torch.where(places >= size, 2 * (size - 1) - places, places)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFile
 
-from pipelines.decode import Header, decode_image, read_header
+from pipelines.decode import Header, decode_image, decode_jpeg, encode_pnm, read_header
+from pipelines.scratch import Scratch
 
 Pixels = npt.NDArray[np.uint8]
 HEIGHT, WIDTH = 20, 30
@@ -43,7 +44,7 @@ def grey(pixels_of: Callable[..., Pixels]) -> Pixels:
 def assert_decodes_to(encoded: bytes, rgb: npt.NDArray[Any], *, is_grey: bool, tolerance: int = 0) -> None:
     """As colour equal to `rgb` within the tolerance, as grey to its luma within one more; the header agrees."""
     height, width, _ = rgb.shape
-    assert read_header(encoded) == Header(height, width, is_grey)
+    assert read_header(encoded)[:3] == (height, width, is_grey)
     colour, grey = decode_image(encoded, channels=3), decode_image(encoded, channels=1)
     assert (colour.shape, grey.shape) == ((height, width, 3), (height, width, 1))
     assert colour.dtype == grey.dtype == np.uint8
@@ -266,13 +267,13 @@ def test_a_file_that_is_not_there_is_a_value_error_with_its_name(tmp_path: Path)
 def test_a_header_read_from_a_file_equals_that_read_from_its_bytes(rgb: Pixels, tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(encode(Image.fromarray(rgb), "JPEG"))
-    assert read_header(str(path)) == read_header(path.read_bytes()) == Header(HEIGHT, WIDTH, False)
+    assert read_header(str(path)) == read_header(path.read_bytes()) == Header(HEIGHT, WIDTH, False, 1)
 
 
 @pytest.mark.usefixtures("no_decoding")
 @pytest.mark.parametrize("kind", ["JPEG", "BMP", "WEBP", "TIFF"])
 def test_a_header_is_read_without_decoding(rgb: Pixels, kind: str) -> None:  # except PNG, whose EXIF may lie at the end
-    assert read_header(encode(Image.fromarray(rgb), kind)) == Header(HEIGHT, WIDTH, False)
+    assert read_header(encode(Image.fromarray(rgb), kind)) == Header(HEIGHT, WIDTH, False, int(kind == "JPEG"))
 
 
 def test_16_bit_pgm_is_scaled_like_16_bit_png() -> None:
@@ -280,3 +281,130 @@ def test_16_bit_pgm_is_scaled_like_16_bit_png() -> None:
     encoded = b"P5 3 2 65535\n" + values.tobytes()
     assert decode_image(encoded, channels=1)[..., 0].tolist() == [[0, 1, 255], [128, 4, 2]]
     assert read_header(encoded).grey
+
+
+JPEGS: dict[str, dict[str, Any]] = {
+    "444": {"subsampling": 0},
+    "422": {"subsampling": 1},
+    "420": {"subsampling": 2},
+    "grey": {"mode": "L"},
+    "progressive": {"progressive": True},
+    "optimized": {"optimize": True, "quality": 30},
+    "restarts": {"restart_marker_rows": 1},
+}
+
+
+def encode_jpeg(pixels: Pixels, *, mode: str = "RGB", **options: Any) -> bytes:
+    return encode(Image.fromarray(pixels).convert(mode), "JPEG", **{"quality": 90, **options})
+
+
+@pytest.fixture
+def photo(pixels_of: Callable[..., Pixels]) -> Pixels:
+    return pixels_of(61, 83)  # no multiples of 8 or 16
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_has_the_same_pixels_by_either_decoder(photo: Pixels, kind: str, channels: int) -> None:
+    encoded = encode_jpeg(photo, **JPEGS[kind])
+    wanted = decode_image(encoded, channels=channels)
+    assert read_header(encoded) == Header(61, 83, kind == "grey", 1)
+    for scratch in (None, Scratch()):
+        decoded = decode_jpeg(memoryview(encoded), channels=channels, orientation=1, scratch=scratch)
+        assert (decoded.shape, decoded.dtype) == ((61, 83, channels), np.uint8)
+        np.testing.assert_array_equal(decoded, wanted)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_jpeg_is_turned_upright_by_either_decoder(photo: Pixels, orientation: int, channels: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = encode_jpeg(photo, exif=exif)
+    header = read_header(encoded)
+    decoded = decode_jpeg(encoded, channels=channels, orientation=header.jpeg_orientation, scratch=Scratch())
+    assert header.jpeg_orientation == orientation
+    assert decoded.shape[:2] == header[:2]
+    np.testing.assert_array_equal(decoded, decode_image(encoded, channels=channels))
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_a_jpeg_of_an_orientation_that_does_not_exist_counts_as_upright(photo: Pixels, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert read_header(encode_jpeg(photo, exif=exif)).jpeg_orientation == 1
+
+
+def test_what_simplejpeg_would_not_decode_to_pillows_pixels_is_left_to_pillow(photo: Pixels) -> None:
+    cmyk = encode_jpeg(photo, mode="CMYK")
+    assert read_header(cmyk) == Header(61, 83, False, 0)
+    assert read_header(encode(Image.fromarray(photo), "PNG")).jpeg_orientation == 0
+    assert decode_image(cmyk, channels=3).shape == (61, 83, 3)
+
+
+def verdict(decode: Callable[[], Pixels]) -> Pixels | None:
+    """The pixels; None of a bad image. Any other error than a ValueError fails the test."""
+    try:
+        return decode()
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_both_decoders_find_the_same_broken_jpegs_bad_and_never_raise_anything_else(photo: Pixels, kind: str) -> None:
+    whole = encode_jpeg(photo, **JPEGS[kind])
+    rng, num_bad = np.random.default_rng(0), 0
+    for attempt in range(60):
+        broken = bytearray(whole)
+        place = int(rng.integers(len(whole)))
+        if attempt % 3:
+            broken[place] ^= 1 << int(rng.integers(8))
+        else:
+            del broken[place:]
+        for channels in (1, 3):
+            by_pillow = verdict(lambda: decode_image(bytes(broken), channels=channels))  # noqa: B023
+            by_simplejpeg = verdict(lambda: decode_jpeg(bytes(broken), channels=channels, orientation=1))  # noqa: B023
+            assert (by_pillow is None) == (by_simplejpeg is None)
+            if by_pillow is not None and by_simplejpeg is not None:
+                np.testing.assert_array_equal(by_simplejpeg, by_pillow)
+            num_bad += by_pillow is None
+    assert num_bad > 2 * 20  # at least the truncated ones
+
+
+@pytest.mark.parametrize("num_missing", [2, 3, 50])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_ends_too_early_is_bad_for_either_decoder(photo: Pixels, kind: str, num_missing: int) -> None:
+    broken = encode_jpeg(photo, **JPEGS[kind])[:-num_missing]
+    with pytest.raises(ValueError, match=r"\w"):
+        decode_image(broken, channels=3)
+    with pytest.raises(ValueError, match=r"\w"):
+        decode_jpeg(broken, channels=3, orientation=1)
+
+
+def test_bytes_behind_the_end_of_a_jpeg_do_no_harm(photo: Pixels) -> None:
+    encoded = encode_jpeg(photo)
+    for channels in (1, 3):
+        wanted = decode_image(encoded, channels=channels)
+        np.testing.assert_array_equal(decode_image(encoded + bytes(100), channels=channels), wanted)
+        np.testing.assert_array_equal(decode_jpeg(encoded + bytes(100), channels=channels, orientation=1), wanted)
+
+
+def test_a_jpeg_whose_header_claims_too_many_pixels_is_refused_before_memory_is_asked_for(photo: Pixels) -> None:
+    encoded = bytearray(encode_jpeg(photo))
+    place = encoded.index(b"\xff\xc0") + 5  # height and width, 16 bits each
+    encoded[place : place + 4] = struct.pack(">HH", 50_000, 50_000)
+
+    class NoScratch(Scratch):
+        def pixels(self, num_bytes: int) -> Pixels:
+            pytest.fail(f"{num_bytes} bytes were asked for")
+
+    with pytest.raises(ValueError, match="claims 50000 x 50000 pixels, more than is safe to decode"):
+        decode_jpeg(bytes(encoded), channels=3, orientation=1, scratch=NoScratch())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_pnm_is_read_back_to_the_bit(photo: Pixels, channels: int) -> None:
+    pixels = photo[..., :channels]
+    encoded = encode_pnm(np.ascontiguousarray(pixels))
+    assert read_header(encoded) == Header(61, 83, channels == 1, 0)
+    np.testing.assert_array_equal(decode_image(encoded, channels=channels), pixels)

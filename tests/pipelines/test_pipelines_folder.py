@@ -1,23 +1,32 @@
-"""Image folders: what is found, what is refused with which advice, and what the fingerprint depends on."""
+"""Image folders: what is found and read, what is refused with which advice, what the fingerprint depends on."""
 
+import os
 import re
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import simplejpeg
 from PIL import Image
 
+from pipelines import folder
+from pipelines.decode import decode_image
 from pipelines.folder import IMAGE_SUFFIXES, FolderSource, scan_folder
+from pipelines.scratch import Scratch
 
 WriteFolder = Callable[..., Path]
 TWO = {"cat": 3, "dog": 2}
 
 
-def scan(root: Path) -> dict[str, FolderSource]:
-    return cast(dict[str, FolderSource], scan_folder(str(root), show_progress=False))
+def scan(root: Path, **options: Any) -> dict[str, FolderSource]:
+    return cast(dict[str, FolderSource], scan_folder(str(root), show_progress=False, **options))
 
 
 def truncate(path: Path) -> None:
@@ -30,7 +39,7 @@ def test_splits_classes_labels_sizes_and_pixels_are_those_on_disk(write_folder: 
     assert list(splits) == ["train", "val", "test"]
     for split, source in splits.items():
         files = sorted((root / split).rglob("*.png"))
-        assert [Path(source.path(index)) for index in range(len(source.labels_N))] == files
+        assert [Path(source.describe(index)) for index in range(len(source.labels_N))] == files
         assert source.class_names == ("cat", "dog")
         assert source.labels_N.tolist() == [("cat", "dog").index(file.parent.name) for file in files]
         for index, file in enumerate(files):
@@ -99,7 +108,7 @@ def test_grey_is_recognised_only_if_every_image_is_grey(write_folder: WriteFolde
 def test_take_keeps_the_rows_asked_for_and_numbers_them_from_zero(write_folder: WriteFolder) -> None:
     whole = scan(write_folder({"train": TWO}, sizes=[(8, 9), (10, 11), (12, 13), (14, 15), (16, 17)]))["train"]
     part = whole.take(np.array([4, 1]))
-    assert [part.path(0), part.path(1)] == [whole.path(4), whole.path(1)]
+    assert [part.describe(0), part.describe(1)] == [whole.describe(4), whole.describe(1)]
     assert part.labels_N.tolist() == [1, 0]
     assert part.sizes_N2.tolist() == [[16, 17], [10, 11]]
     assert part.read_image(0, channels=3).tolist() == whole.read_image(4, channels=3).tolist()
@@ -234,20 +243,29 @@ def test_files_that_are_no_images_are_all_counted_and_named(write_folder: WriteF
     assert message.endswith("\n  ...\nRemove or replace them.")
 
 
-def test_a_truncated_image_is_named_when_it_is_read(write_folder: WriteFolder) -> None:
+def test_a_file_that_is_truncated_after_the_scan_is_a_value_error_with_the_reason_alone(
+    write_folder: WriteFolder,
+) -> None:
     root = write_folder({"train": TWO})
     source = scan(root)["train"]
     truncate(root / "train/dog/001.png")
-    with pytest.raises(ValueError, match=rf"^{root}/train/dog/001\.png: .*truncated"):
+    with pytest.raises(ValueError, match=r"^OSError: image file is truncated"):
         source.read_image(4, channels=3)
+    assert source.describe(4) == f"{root}/train/dog/001.png"
 
 
-def test_a_file_that_is_gone_is_named_when_it_is_read(write_folder: WriteFolder) -> None:
-    root = write_folder({"train": TWO})
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_file_that_is_gone_is_a_value_error_with_the_reason_alone(
+    make_folder: Callable[..., Path], suffix: str
+) -> None:
+    root = make_folder({"train": TWO}, suffix=suffix)
     source = scan(root)["train"]
-    (root / "train/cat/001.png").unlink()
-    with pytest.raises(ValueError, match=rf"^{root}/train/cat/001\.png: .*No such file"):
+    Path(source.describe(1)).unlink()
+    with pytest.raises(ValueError, match=r"^FileNotFoundError: No such file or directory$"):
         source.read_image(1, channels=3)
+    if suffix == ".jpg":
+        with pytest.raises(ValueError, match=r"^FileNotFoundError: No such file or directory$"):
+            source.read_jpeg(1)
 
 
 def test_ignored_files_are_mentioned_on_the_screen(
@@ -285,3 +303,254 @@ def test_an_edit_that_keeps_name_and_size_in_pixels_changes_the_fingerprint(make
     before = scan_folder(str(root), show_progress=False)["train"].fingerprint()
     Image.new("RGB", (16, 16)).save(root / "train" / "cat" / "000.png")
     assert scan_folder(str(root), show_progress=False)["train"].fingerprint() != before
+
+
+def save_all_kinds(folder: Path, pixels: npt.NDArray[np.uint8]) -> None:
+    """An image of every format and of the pixel types that need a conversion."""
+    rgb = Image.fromarray(pixels)
+    for number in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        rgb.save(folder / f"orientation{number}.jpg", exif=exif, quality=92)
+    rgb.convert("L").save(folder / "grey.jpg")
+    rgb.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    rgb.quantize(16).save(folder / "palette.png")
+    rgb.convert("RGBA").save(folder / "alpha.png")
+    for suffix in ("gif", "webp", "tif", "bmp", "ppm"):
+        rgb.save(folder / f"rgb.{suffix}")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_of_image_is_read_as_pillow_reads_it_and_has_the_size_that_the_scan_found(
+    write_folder: WriteFolder, pixels_of: Callable[..., npt.NDArray[np.uint8]], channels: int
+) -> None:
+    root = write_folder({"train": TWO})
+    save_all_kinds(root / "train/dog", pixels_of(37, 53))
+    source, scratch = scan(root, verify=True)["train"], Scratch()
+    assert len(source.labels_N) == 5 + 18
+    for sample_id in range(len(source.labels_N)):
+        wanted = decode_image(Path(source.describe(sample_id)).read_bytes(), channels=channels)
+        for read in (source.read_image(sample_id, channels=channels, scratch=use) for use in (scratch, None)):
+            assert read.shape == (*source.sizes_N2[sample_id].tolist(), channels)
+            np.testing.assert_array_equal(read, wanted)
+
+
+def test_the_bytes_of_upright_grey_and_rgb_jpegs_are_handed_out_and_of_nothing_else(
+    write_folder: WriteFolder, pixels_of: Callable[..., npt.NDArray[np.uint8]]
+) -> None:
+    root = write_folder({"train": TWO})
+    save_all_kinds(root / "train/dog", pixels_of(37, 53))
+    source, scratch, handed_out = scan(root)["train"], Scratch(), []
+    for sample_id in range(len(source.labels_N)):
+        encoded = source.read_jpeg(sample_id, scratch=scratch)
+        if encoded is not None:
+            handed_out.append(Path(source.describe(sample_id)).name)
+            assert bytes(encoded) == Path(source.describe(sample_id)).read_bytes()
+    assert handed_out == ["grey.jpg", "orientation1.jpg"]
+
+
+def test_pixels_read_without_scratch_stay_as_they_are(make_folder: Callable[..., Path]) -> None:
+    source = scan(make_folder({"train": TWO}, suffix=".jpg"))["train"]
+    first = source.read_image(0, channels=3)
+    copy = first.copy()
+    for sample_id in range(1, 5):
+        assert not np.shares_memory(source.read_image(sample_id, channels=3), first)
+    np.testing.assert_array_equal(first, copy)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_an_image_of_another_size_than_indexed_is_refused_with_both_sizes(
+    make_folder: Callable[..., Path], suffix: str
+) -> None:
+    root = make_folder({"train": TWO}, suffix=suffix)
+    source = scan(root)["train"]
+    Image.new("RGB", (18, 17)).save(source.describe(2))
+    wanted = "it is 17 x 18 pixels (height x width), but was 16 x 16 when it was indexed; use --data.rescan true"
+    with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+        source.read_image(2, channels=3)
+    if suffix == ".jpg":
+        with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+            source.read_jpeg(2)
+
+
+def test_a_jpeg_that_became_something_else_is_refused_with_the_advice_to_rescan(
+    make_folder: Callable[..., Path],
+) -> None:
+    source = scan(make_folder({"train": TWO}, suffix=".jpg"))["train"]
+    Image.new("RGB", (16, 16)).save(source.describe(2), "PNG")
+    for read in (lambda: source.read_image(2, channels=3), lambda: source.read_jpeg(2)):
+        with pytest.raises(
+            ValueError, match=r"^it was a JPEG when it was indexed, and is none now; use --data\.rescan"
+        ):
+            read()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("odd"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_whatever_reading_raises_comes_out_as_a_value_error(
+    make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, error: Exception, suffix: str
+) -> None:
+    source = scan(make_folder({"train": TWO}, suffix=suffix))["train"]
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    for name in ("decode_image", "decode_jpeg"):
+        monkeypatch.setattr(folder, name, fail)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg_header", fail)
+    reads = [lambda: source.read_image(0, channels=3)]
+    if suffix == ".jpg":
+        reads.append(lambda: source.read_jpeg(0))
+    for read in reads:
+        with pytest.raises(ValueError, match=rf"^{type(error).__name__}: {error.args[-1]}$"):
+            read()
+
+
+@pytest.fixture
+def folder_with_bad(write_folder: WriteFolder) -> Path:
+    """Three good cats; five dogs, of which the last is good. Everything in it opens without waiting, but the pipe."""
+    root = write_folder({"train": {"cat": 3, "dog": 1}})
+    dogs = root / "train/dog"
+    (dogs / "000.png").rename(dogs / "good.png")
+    (dogs / "bomb.ppm").write_bytes(b"P6 50000 50000 255 ")
+    (dogs / "dangling.jpg").symlink_to(root / "nowhere.jpg")
+    (dogs / "fake.jpg").write_bytes(b"nonsense")
+    os.mkfifo(dogs / "fifo.jpg")
+    return root
+
+
+REASONS = {
+    "bomb.ppm": "DecompressionBombError: Image size (2500000000 pixels) exceeds limit",
+    "dangling.jpg": "a link to a file that is not there",
+    "fake.jpg": "not an image in any format that Pillow reads",
+    "fifo.jpg": "not a regular file",
+}
+
+
+def test_bad_files_are_kept_as_samples_with_their_reasons_if_asked_for(folder_with_bad: Path) -> None:
+    source = scan(folder_with_bad, keep_bad=True)["train"]
+    assert [Path(source.describe(sample_id)).name for sample_id in source.bad] == list(REASONS)
+    assert len(source.labels_N) == 3 + 5
+    for (sample_id, reason), wanted in zip(source.bad.items(), REASONS.values(), strict=True):
+        assert reason.startswith(wanted)
+        assert source.sizes_N2[sample_id].tolist() == [0, 0]
+        for read in (lambda i=sample_id: source.read_image(i, channels=3), lambda i=sample_id: source.read_jpeg(i)):
+            with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
+                read()
+    assert source.read_image(7, channels=3).shape == (16, 16, 3)
+
+
+def test_bad_files_are_an_error_that_names_them_if_not(folder_with_bad: Path) -> None:
+    with pytest.raises(ValueError, match=r"^4 of 8 files cannot be read as images:") as caught:
+        scan(folder_with_bad)
+    for name, reason in REASONS.items():
+        assert f"\n  {folder_with_bad}/train/dog/{name}: {reason}" in str(caught.value)
+
+
+def test_sockets_and_folders_under_image_names_do_no_harm(
+    write_folder: WriteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_folder({"train": TWO})
+    monkeypatch.chdir(root / "train/dog")  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.jpg")
+        (root / "train/cat/folder.jpg").mkdir()
+        shutil.copy(root / "train/dog/000.png", root / "train/cat/folder.jpg/inner.png")
+        (root / "train/cat/circle.jpg").symlink_to("circle.jpg")
+        source = scan(root, keep_bad=True)["train"]
+    bad = {Path(source.describe(sample_id)).name: reason for sample_id, reason in source.bad.items()}
+    assert bad == {
+        "circle.jpg": "OSError: Too many levels of symbolic links",
+        "socket.jpg": "not a regular file",
+    }
+    assert "cat/folder.jpg/inner.png" in [name.decode() for name in source.names_N]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_not_an_empty_one(
+    write_folder: WriteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, scandir = write_folder({"train": TWO}), os.scandir
+
+    def fail(path: str) -> Any:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(ValueError, match=r"train/dog cannot be listed \(PermissionError: Permission denied\); make it"):
+        scan(root)
+
+
+def test_a_class_without_any_readable_image_is_refused_even_if_bad_ones_are_kept(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": TWO})
+    for path in (root / "train/dog").iterdir():
+        path.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"train has 1 class folders without readable images: dog; add images \("):
+        scan(root, keep_bad=True)
+
+
+def test_take_renumbers_what_is_bad(folder_with_bad: Path) -> None:
+    whole = scan(folder_with_bad, keep_bad=True)["train"]
+    part = whole.take(np.array([7, 3, 0, 6, 3]))
+    assert part.bad == {1: whole.bad[3], 3: whole.bad[6], 4: whole.bad[3]}
+    assert [part.describe(sample_id) for sample_id in (0, 1)] == [whole.describe(7), whole.describe(3)]
+    with pytest.raises(ValueError, match="DecompressionBomb"):
+        part.read_image(1, channels=3)
+    assert part.read_image(0, channels=3).tolist() == whole.read_image(7, channels=3).tolist()
+    assert whole.take(np.array([0, 1])).bad == {}
+
+
+def test_part_of_a_source_has_a_fingerprint_of_its_own(write_folder: WriteFolder) -> None:
+    whole = scan(write_folder({"train": TWO}))["train"]
+    everything = np.arange(5)
+    assert whole.take(everything).fingerprint() == whole.fingerprint()
+    assert whole.take(everything[:4]).fingerprint() != whole.fingerprint()
+
+
+def break_jpeg(path: Path) -> None:
+    """Sets all bits of the second half of the pixels' code; the end mark stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : -2] = b"\xff" * (len(content) - len(content) // 2 - 2)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, break_jpeg])
+def test_damage_behind_the_header_is_found_by_verification_alone(
+    make_folder: Callable[..., Path], damage: Callable[[Path], None]
+) -> None:
+    root = make_folder({"train": {"cat": 3, "dog": 3}}, suffix=".jpg")
+    damage(root / "train/dog/001.jpg")
+    assert scan(root)["train"].bad == {}
+    with pytest.raises(ValueError, match=r"^1 of 6 files cannot be read as images:\n  .*dog/001\.jpg: \w+"):
+        scan(root, verify=True)
+    source = scan(root, verify=True, keep_bad=True)["train"]
+    assert list(source.bad) == [4]
+    assert source.sizes_N2[4].tolist() == [16, 16], "the header is good"
+
+
+@pytest.mark.parametrize("num_items", [0, 1, 31, 32, 33, 5000])
+@pytest.mark.parametrize("timed_s", [0.0, 60.0])
+def test_waiting_threads_give_every_result_once_and_in_order(
+    monkeypatch: pytest.MonkeyPatch, num_items: int, timed_s: float
+) -> None:
+    monkeypatch.setattr(folder, "_TIMED_S", timed_s)
+    results = folder._map_waiting(lambda x: x * x, range(num_items), title="t", unit="u", show_progress=False)
+    assert list(results) == [x * x for x in range(num_items)]
+
+
+def test_calls_that_wait_are_made_by_many_threads_and_calls_that_compute_by_one() -> None:
+    waiting, computing = set(), set()
+
+    def wait(_: int) -> None:
+        time.sleep(0.005)
+        waiting.add(threading.get_ident())
+
+    def compute(_: int) -> None:
+        sum(range(2000))
+        computing.add(threading.get_ident())
+
+    for function in (wait, compute):
+        list(folder._map_waiting(function, range(2000), title="t", unit="u", show_progress=False))
+    assert len(waiting) > 10
+    assert len(computing) < 10  # two, where nothing else runs

@@ -1,19 +1,25 @@
-"""One image through its row of the plan, against Pillow and numpy."""
+"""Images through their rows of the plan, against Pillow and numpy."""
+
+import itertools
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 
-from pipelines.geometry import carry_out
-from pipelines.plan import Plan
+from pipelines.geometry import carry_out, carry_out_plan, shift_and_flip
+from pipelines.plan import Augmentation, Fit, Plan, plan_training
+from pipelines.source import ArraySource
 
 Pixels = npt.NDArray[np.uint8]
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def one_row(window: tuple[int, int, int, int], *, shift: tuple[int, int] = (0, 0), flip: bool = False) -> Plan:
-    return Plan(np.array([0]), np.array([window]), np.array([shift]), np.array([flip]))
+def one_row(
+    window: tuple[int, int, int, int], *, size_px: int, shift: tuple[int, int] = (0, 0), flip: bool = False
+) -> Plan:
+    return Plan(np.array([0]), np.array([window]), np.array([shift]), np.array([flip]), size_px)
 
 
 def numbered(height: int, width: int, channels: int = 3) -> Pixels:
@@ -26,9 +32,9 @@ def numbered(height: int, width: int, channels: int = 3) -> Pixels:
     )
 
 
-def carried_out(pixels: Pixels, plan: Plan, *, size_px: int, interpolation: str = "bilinear") -> Pixels:
-    image = carry_out(pixels, plan=plan, row=0, size_px=size_px, interpolation=interpolation)
-    assert image.shape == (size_px, size_px, pixels.shape[2])
+def carried_out(pixels: Pixels, plan: Plan, *, interpolation: str = "bilinear") -> Pixels:
+    image = carry_out(pixels, plan=plan, row=0, interpolation=interpolation)
+    assert image.shape == (plan.size_px, plan.size_px, pixels.shape[2])
     assert image.is_contiguous()
     made: Pixels = image.numpy()
     return made
@@ -39,7 +45,7 @@ def test_a_window_of_the_output_size_is_a_plain_crop(window: tuple[int, int, int
     pixels = numbered(9, 12)
     top, left, height, width = window
     wanted = pixels[top : top + height, left : left + width]
-    assert carried_out(pixels, one_row(window), size_px=5).tolist() == wanted.tolist()
+    assert carried_out(pixels, one_row(window, size_px=5)).tolist() == wanted.tolist()
 
 
 @pytest.mark.parametrize("down", range(-4, 5))
@@ -48,14 +54,15 @@ def test_a_shift_fills_the_border_by_reflection_without_repeating_the_edge(down:
     pixels = numbered(5, 5)
     padded = np.pad(pixels, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     wanted = padded[4 + down : 9 + down, 4 + right : 9 + right]
-    assert carried_out(pixels, one_row((0, 0, 5, 5), shift=(down, right)), size_px=5).tolist() == wanted.tolist()
+    assert carried_out(pixels, one_row((0, 0, 5, 5), size_px=5, shift=(down, right))).tolist() == wanted.tolist()
 
 
 def test_a_flip_comes_after_the_shift_and_swaps_left_and_right() -> None:
     pixels = numbered(6, 6)
-    assert carried_out(pixels, one_row((0, 0, 6, 6), flip=True), size_px=6).tolist() == pixels[:, ::-1].tolist()
-    shifted = carried_out(pixels, one_row((0, 0, 6, 6), shift=(1, 2)), size_px=6)
-    both = carried_out(pixels, one_row((0, 0, 6, 6), shift=(1, 2), flip=True), size_px=6)
+    flipped = carried_out(pixels, one_row((0, 0, 6, 6), size_px=6, flip=True))
+    assert flipped.tolist() == pixels[:, ::-1].tolist()
+    shifted = carried_out(pixels, one_row((0, 0, 6, 6), size_px=6, shift=(1, 2)))
+    both = carried_out(pixels, one_row((0, 0, 6, 6), size_px=6, shift=(1, 2), flip=True))
     assert both.tolist() == shifted[:, ::-1].tolist()
 
 
@@ -70,7 +77,7 @@ def test_resizing_equals_pillow_within_one_of_255(
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     cropped = image.crop((left, top, left + width, top + height))
     wanted = np.asarray(cropped.resize((16, 16), PILLOW[interpolation])).reshape(16, 16, channels)
-    made = carried_out(pixels, one_row(window), size_px=16, interpolation=interpolation)
+    made = carried_out(pixels, one_row(window, size_px=16), interpolation=interpolation)
     assert np.abs(made.astype(int) - wanted).max() <= 1
 
 
@@ -78,8 +85,59 @@ def test_the_right_row_of_the_plan_is_taken_and_the_stored_pixels_stay_as_they_a
     pixels = numbered(8, 8)
     before = pixels.copy()
     pixels.flags.writeable = False  # as decoded images are
-    plan = Plan(np.arange(2), np.array([[0, 0, 8, 8]] * 2), np.array([[0, 0], [1, 0]]), np.array([True, False]))
-    second = carry_out(pixels, plan=plan, row=1, size_px=8, interpolation="bilinear")
+    plan = Plan(np.arange(2), np.array([[0, 0, 8, 8]] * 2), np.array([[0, 0], [1, 0]]), np.array([True, False]), 8)
+    second = carry_out(pixels, plan=plan, row=1, interpolation="bilinear")
     second += 1
     assert pixels.tolist() == before.tolist()
     assert (second.numpy() - 1)[:7].tolist() == before[1:].tolist()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_shift_and_flip_gathers_rows_as_numpy_pads_them_for_every_shift(channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 5, channels), dtype=np.uint8)
+    cases = list(itertools.product(range(-4, 5), range(-4, 5), (False, True)))
+    rows = np.arange(len(cases)) % 3
+    made = shift_and_flip(
+        torch.from_numpy(images),
+        rows_N=torch.from_numpy(rows),
+        shifts_N2=torch.tensor([case[:2] for case in cases]),
+        flips_N=torch.tensor([case[2] for case in cases]),
+    ).numpy()
+    assert len(made) == 162
+    for index, (down, right, flip) in enumerate(cases):
+        padded = np.pad(images[rows[index]], ((4, 4), (4, 4), (0, 0)), mode="reflect")
+        wanted = padded[4 + down : 9 + down, 4 + right : 9 + right]
+        assert made[index].tolist() == (wanted[:, ::-1] if flip else wanted).tolist()
+
+
+def test_a_plan_is_carried_out_row_by_row_and_unreadable_rows_are_named_with_the_reason_alone() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
+    source = Damaged(class_names=("a",), labels_N=np.zeros(6, dtype=np.int64), images_NHWC=images)
+    ids = np.array([5, 1, 4, 0])
+    plan = plan_training(
+        ids,
+        copies_N=np.zeros_like(ids),
+        sizes_N2=source.sizes_N2[ids],
+        fit=Fit("crop", 1.0),
+        augmentation=Augmentation(crop="pad", pad_px=3, flip="random"),
+        seed=0,
+        epoch=0,
+        size_px=9,
+        num_views=2,
+    )
+    carried = carry_out_plan(plan, source=source, channels=3, interpolation="bilinear")
+    assert carried.images_NHWC.shape == (8, 9, 9, 3)
+    assert carried.images_NHWC.dtype == torch.uint8
+    assert carried.bad == {1: "it is sample 1", 5: "it is sample 1"}, "both views"
+    for row in (0, 2, 3, 4, 6, 7):
+        wanted = carry_out(images[plan.ids_N[row]], plan=plan, row=row, interpolation="bilinear")
+        assert torch.equal(carried.images_NHWC[row], wanted)
+
+
+class Damaged(ArraySource):
+    """Of which sample 1 cannot be read."""
+
+    def read_image(self, sample_id: int, *, channels: int, scratch: object = None) -> Pixels:
+        if sample_id == 1:
+            raise ValueError("it is sample 1")
+        return super().read_image(sample_id, channels=channels)

@@ -1,5 +1,6 @@
 """Which samples each step takes: exact at every world size."""
 
+import hashlib
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy import stats
 
 from pipelines.counter import Stream, random_bits
-from pipelines.order import EvaluationOrder, TrainingOrder, epoch_permutation
+from pipelines.order import EvaluationOrder, Share, TrainingOrder, epoch_permutation
 
 WORLD_SIZES = [1, 2, 3, 7, 8]
 
@@ -96,6 +97,118 @@ def test_a_batch_larger_than_the_data_is_refused_with_the_largest_that_works() -
 def test_a_batch_that_the_ranks_cannot_share_is_refused_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"global_batch_size=20 is not divisible by world_size=3"):
         TrainingOrder(60, global_batch_size=20, seed=0, rank=0, world_size=3)
+
+
+def test_the_order_of_plan_version_1_is_what_it_was_when_it_was_set() -> None:
+    order = TrainingOrder(1797, global_batch_size=168, seed=3, rank=1, world_size=3)
+    digest = hashlib.sha256()
+    for epoch in (0, 3):
+        for step in range(10):
+            digest.update(order.share(step, epoch=epoch).ids_N.tobytes())
+    assert digest.hexdigest() == "5940ca645d16ffb5d5515747e2b71855e0d48f33c7d94ef9bd587cdacf7e7889"
+    assert order.share(2, epoch=3).ids_N[:8].tolist() == [1003, 554, 575, 48, 300, 470, 113, 247]
+
+
+# --- repeated augmentation
+
+
+def repeated(num_repeats: int, *, batch: int = 24, rank: int = 0, world_size: int = 1) -> TrainingOrder:
+    return TrainingOrder(
+        100, global_batch_size=batch, seed=0, rank=rank, world_size=world_size, num_repeats=num_repeats
+    )
+
+
+@pytest.mark.parametrize("num_repeats", [1, 2, 3, 4, 8, 24])
+def test_each_sample_of_a_global_batch_stands_there_as_often_as_asked_as_copies_0_1_and_so_on(
+    num_repeats: int,
+) -> None:
+    order = repeated(num_repeats)
+    assert (order.steps_per_epoch, order.samples_per_step) == (4, 24)
+    for step in range(4):
+        share = order.share(step, epoch=1)
+        met: dict[int, list[int]] = {}
+        for sample_id, copy in zip(share.ids_N.tolist(), share.copies_N.tolist(), strict=True):
+            met.setdefault(sample_id, []).append(copy)
+        assert list(met.values()) == [list(range(num_repeats))] * (24 // num_repeats)
+
+
+@pytest.mark.parametrize("num_repeats", [1, 2, 3])
+def test_an_epoch_of_repeats_keeps_its_steps_and_meets_its_part_of_the_permutation_in_order(num_repeats: int) -> None:
+    order = repeated(num_repeats)
+    num_different = 24 // num_repeats
+    met = np.concatenate([order.share(step, epoch=2).ids_N[:num_different] for step in range(4)])
+    assert met.tolist() == epoch_permutation(100, seed=0, epoch=2)[: 4 * num_different].tolist()
+    assert order.num_left_out == 100 - 4 * num_different
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_ranks_share_repeats_as_one_process_has_them(world_size: int) -> None:
+    alone = repeated(2)
+    for step in range(4):
+        shares = [repeated(2, rank=rank, world_size=world_size).share(step, epoch=0) for rank in range(world_size)]
+        wanted = alone.share(step, epoch=0)
+        for name in ("ids_N", "copies_N", "positions_N"):
+            together = np.concatenate([getattr(share, name) for share in shares])
+            assert together.tolist() == getattr(wanted, name).tolist()
+
+
+@pytest.mark.parametrize(("num_repeats", "batch"), [(2, 24), (3, 24), (4, 24), (6, 24), (2, 4)])
+def test_no_pair_holds_the_same_sample_twice_where_the_different_ones_are_even_in_number(
+    num_repeats: int, batch: int
+) -> None:
+    assert batch // num_repeats % 2 == 0
+    order = repeated(num_repeats, batch=batch)
+    for step in range(order.steps_per_epoch):
+        pairs = order.share(step, epoch=0).ids_N.reshape(-1, 2)
+        assert (pairs[:, 0] != pairs[:, 1]).all()
+
+
+def test_repeats_that_do_not_divide_the_batch_are_refused_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match=r"global_batch_size=24 is not divisible by num_repeats=5\."):
+        repeated(5)
+
+
+# --- whole pairs
+
+
+def paired(batch: int, *, rank: int, world_size: int, in_pairs: bool = True) -> TrainingOrder:
+    return TrainingOrder(100, global_batch_size=batch, seed=0, rank=rank, world_size=world_size, in_pairs=in_pairs)
+
+
+@pytest.mark.parametrize(("batch", "world_size"), [(6, 1), (6, 2), (6, 3), (6, 6), (30, 2), (30, 10), (14, 7)])
+def test_a_share_is_widened_to_whole_pairs_and_says_which_rows_are_its_own(batch: int, world_size: int) -> None:
+    whole = paired(batch, rank=0, world_size=1).share(2, epoch=1)
+    size_per_rank = batch // world_size
+    for rank in range(world_size):
+        share = paired(batch, rank=rank, world_size=world_size).share(2, epoch=1)
+        narrow = paired(batch, rank=rank, world_size=world_size, in_pairs=False).share(2, epoch=1)
+        for name in ("ids_N", "copies_N", "positions_N", "valid_N"):
+            assert getattr(share, name)[share.own].tolist() == getattr(narrow, name).tolist()
+        assert len(share.ids_N) % 2 == 0
+        assert size_per_rank <= len(share.ids_N) <= size_per_rank + 2
+        assert (share.positions_N[0] % 2, share.positions_N[-1] % 2) == (0, 1)
+        rows = share.positions_N - 2 * batch
+        assert share.ids_N.tolist() == whole.ids_N[rows].tolist(), "partners are those of the whole batch"
+
+
+def test_positions_count_on_from_step_to_step_and_pairs_never_straddle_two_steps() -> None:
+    order = paired(6, rank=0, world_size=1)
+    positions = np.concatenate([order.share(step, epoch=0).positions_N for step in range(3)])
+    assert positions.tolist() == list(range(18))
+
+
+def test_without_mixing_a_share_is_all_its_own() -> None:
+    share = paired(30, rank=3, world_size=10, in_pairs=False).share(0, epoch=0)
+    assert share.positions_N.tolist() == [9, 10, 11]
+    assert share.positions_N[share.own].tolist() == [9, 10, 11]
+
+
+def test_an_evaluation_share_has_first_copies_its_positions_and_is_all_its_own() -> None:
+    share = EvaluationOrder(10, batch_size_per_rank=4, rank=1, world_size=2).share(1, epoch=0)
+    assert isinstance(share, Share)
+    assert share.positions_N.tolist() == [12, 13, 14, 15]
+    assert share.copies_N.tolist() == [0] * 4
+    assert share.valid_N[share.own].tolist() == [False] * 4
 
 
 def evaluation_batches(num_samples: int, batch_size: int, world_size: int) -> list[tuple[list[int], list[bool]]]:

@@ -1,4 +1,6 @@
-"""The plan: a pure function of (seed, epoch, id), distributed as torchvision's own draws."""
+"""The plan: a pure function of (seed, epoch, id, copy, view), distributed as torchvision's own draws."""
+
+import hashlib
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +10,10 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from pipelines.plan import Augmentation, Fit, Plan, plan_evaluation, plan_training
+from pipelines.plan import PLAN_VERSION, Augmentation, Fit, Plan, draw_keys, plan_evaluation, plan_training, rows_of
 
 WHOLE = Fit("crop", 1.0)
+ARRAYS = ("ids_N", "windows_N4", "shifts_N2", "flips_N")
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 AUGMENTATIONS = [
     Augmentation(),
@@ -29,15 +32,40 @@ def draw(
     *,
     ids: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int32],
+    copies: npt.NDArray[np.int64] | None = None,
     seed: int = 0,
     epoch: int = 0,
+    num_views: int = 1,
 ) -> Plan:
-    return plan_training(ids, sizes_N2=sizes[ids], fit=WHOLE, augmentation=augmentation, seed=seed, epoch=epoch)
+    return plan_training(
+        ids,
+        copies_N=np.zeros_like(ids) if copies is None else copies,
+        sizes_N2=sizes[ids],
+        fit=WHOLE,
+        augmentation=augmentation,
+        seed=seed,
+        epoch=epoch,
+        size_px=24,
+        num_views=num_views,
+    )
 
 
 def assert_rows_equal(one: Plan, other: Plan) -> None:
-    for name, left, right in zip(Plan._fields, one, other, strict=True):
-        assert left.tolist() == right.tolist(), name
+    assert (one.size_px, one.num_views) == (other.size_px, other.num_views)
+    for name in ARRAYS:
+        assert getattr(one, name).tolist() == getattr(other, name).tolist(), name
+
+
+def rows_of_arrays(plan: Plan, rows: npt.NDArray[np.int64]) -> Plan:
+    return plan._replace(**{name: getattr(plan, name)[rows] for name in ARRAYS})
+
+
+def digest_of(plans: list[Plan]) -> str:
+    digest = hashlib.sha256()
+    for plan in plans:
+        for name in ARRAYS:
+            digest.update(getattr(plan, name).tobytes())
+    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=lambda a: f"{a.crop}_{a.flip}")
@@ -46,8 +74,92 @@ def test_a_row_depends_on_seed_epoch_and_id_alone(augmentation: Augmentation) ->
     everything = draw(augmentation, ids=np.arange(500), sizes=sizes, seed=4, epoch=3)
     shuffled = np.random.default_rng(0).permutation(500)
     for ids in (shuffled, shuffled[:17], np.array([499]), np.array([3, 3, 3])):
-        rows = Plan(*(array[ids] for array in everything))
+        rows = rows_of_arrays(everything, ids)
         assert_rows_equal(draw(augmentation, ids=ids, sizes=sizes, seed=4, epoch=3), rows)
+
+
+GOLDEN = {  # of the plan as it was before copies and views were drawn: both are 0 here
+    "pad_random": (AUGMENTATIONS[1], "1539177da9d7619c3f51330342e867d1340d7c2d74316d8722e48808397c1623"),
+    "rrc_alternating": (AUGMENTATIONS[2], "66d231f628dba133be2fda5a9b3f94018c3cbc236990d2835905b7368896acda"),
+    "rrc_wide": (AUGMENTATIONS[3], "08b9eeeccd2de159ad480febef7d9ce6ef7d220f84d7a73c7a6cf52b94b3eaef"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_numbers_of_plan_version_1_are_what_they_were_when_it_was_set(name: str) -> None:
+    augmentation, wanted = GOLDEN[name]
+    sizes, ids = sizes_like(1000, (32, 32), (48, 200), (300, 30)), np.arange(1000)
+    plans = [draw(augmentation, ids=ids, sizes=sizes, seed=4, epoch=epoch) for epoch in (0, 3)]
+    assert PLAN_VERSION == 1, "a version that draws otherwise has golden numbers of its own"
+    assert digest_of(plans) == wanted
+    second = plans[1]
+    assert second.flips_N[:6].tolist() == [True, True, False, True, False, True]
+    if name == "pad_random":
+        assert second.shifts_N2[:3].tolist() == [[-4, -2], [-4, 4], [-2, -2]]
+    if name == "rrc_alternating":
+        assert second.windows_N4[:3].tolist() == [[4, 18, 15, 12], [6, 110, 29, 28], [130, 0, 40, 30]]
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=lambda a: f"{a.crop}_{a.flip}")
+def test_a_row_of_a_copy_and_view_depends_on_its_id_copy_and_view_alone(augmentation: Augmentation) -> None:
+    rng = np.random.default_rng(1)
+    sizes, ids, copies = sizes_like(90, (32, 32), (48, 200)), rng.permutation(90), rng.integers(0, 3, 90)
+    plan = draw(augmentation, ids=ids, sizes=sizes, copies=copies, seed=4, epoch=3, num_views=3)
+    assert plan.ids_N.tolist() == ids.tolist() * 3, "first all samples for view 0, then all again for view 1, ..."
+    assert plan.num_views == 3
+    for row in range(0, 270, 7):
+        view, place = divmod(row, 90)
+        one = draw(augmentation, ids=ids[[place]], sizes=sizes, copies=copies[[place]], seed=4, epoch=3, num_views=3)
+        assert_rows_equal(rows_of_arrays(plan, np.array([row])), rows_of_arrays(one, np.array([view])))
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS[1:], ids=lambda a: f"{a.crop}_{a.flip}")
+def test_views_and_copies_are_drawn_each_anew_and_the_first_is_that_of_one_view(augmentation: Augmentation) -> None:
+    sizes, ids = sizes_like(200, (64, 64)), np.arange(200)
+    alone = draw(augmentation, ids=ids, sizes=sizes)
+    views = draw(augmentation, ids=ids, sizes=sizes, num_views=2)
+    assert_rows_equal(rows_of_arrays(views, ids)._replace(num_views=1), alone)
+    copy = draw(augmentation, ids=ids, sizes=sizes, copies=np.ones_like(ids))
+    for other in (rows_of_arrays(views, ids + 200), copy):
+        geometry, first = (np.column_stack([plan.windows_N4, plan.shifts_N2]) for plan in (other, alone))
+        assert (geometry != first).any(axis=1).mean() > 0.9
+        assert abs((other.flips_N != alone.flips_N).mean() - 0.5) < 5 * 0.5 / np.sqrt(200)
+
+
+def test_no_two_of_copy_and_view_share_their_draws() -> None:
+    augmentation = Augmentation(crop="rrc")
+    sizes, ids = sizes_like(1, (500, 500)), np.zeros(4, dtype=np.int64)
+    windows = draw(augmentation, ids=ids, sizes=sizes, copies=np.arange(4), num_views=3).windows_N4
+    assert len(np.unique(windows, axis=0)) == 12
+
+
+def test_the_key_of_a_copy_stands_above_the_epoch() -> None:
+    assert draw_keys(7, np.array([0, 1, 5])).tolist() == [7, 2**32 + 7, 5 * 2**32 + 7]
+
+
+def test_alternating_flips_alternate_in_each_copy_and_view() -> None:
+    ids, sizes = np.arange(300), sizes_like(300, (8, 8))
+    flips = [
+        draw(Augmentation(flip="alternating"), ids=ids, sizes=sizes, copies=ids % 2, epoch=epoch, num_views=2).flips_N
+        for epoch in range(3)
+    ]
+    assert (flips[1] == ~flips[0]).all()
+    assert (flips[2] == flips[0]).all()
+
+
+def test_rows_of_a_plan_are_a_plan_of_one_view() -> None:
+    sizes = sizes_like(20, (32, 32))
+    plan = draw(AUGMENTATIONS[3], ids=np.arange(20), sizes=sizes, num_views=2)
+    part = rows_of(plan, [39, 0, 7])
+    assert part.num_views == 1
+    assert_rows_equal(part, rows_of_arrays(plan, np.array([39, 0, 7]))._replace(num_views=1))
+
+
+def test_an_image_of_unknown_size_counts_as_one_pixel() -> None:
+    unknown = np.zeros((2, 2), dtype=np.int32)
+    for augmentation in AUGMENTATIONS:
+        plan = draw(augmentation, ids=np.arange(2), sizes=unknown)
+        assert plan.windows_N4.tolist() == [[0, 0, 1, 1]] * 2
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS[1:], ids=lambda a: f"{a.crop}_{a.flip}")
@@ -64,13 +176,15 @@ def test_another_seed_or_epoch_draws_otherwise(augmentation: Augmentation) -> No
 
 def test_no_augmentation_is_the_plan_of_evaluation() -> None:
     sizes, ids = sizes_like(50, (20, 30), (9, 8)), np.arange(50)
-    assert_rows_equal(draw(Augmentation(), ids=ids, sizes=sizes), plan_evaluation(ids, sizes_N2=sizes, fit=WHOLE))
+    wanted = plan_evaluation(ids, sizes_N2=sizes, fit=WHOLE, size_px=24)
+    assert_rows_equal(draw(Augmentation(), ids=ids, sizes=sizes), wanted)
 
 
 def test_dtypes_and_shapes_are_those_that_executors_are_promised() -> None:
     for augmentation in AUGMENTATIONS:
         plan = draw(augmentation, ids=np.arange(6), sizes=sizes_like(6, (40, 50)))
-        assert [(array.shape, array.dtype) for array in plan] == [
+        arrays = [getattr(plan, name) for name in ARRAYS]
+        assert [(array.shape, array.dtype) for array in arrays] == [
             ((6,), np.int64),
             ((6, 4), np.int64),
             ((6, 2), np.int64),
@@ -198,20 +312,25 @@ def test_a_pad_of_zero_shifts_nothing() -> None:
     assert not plan.shifts_N2.any()
 
 
+def evaluation_windows(sizes: list[tuple[int, int]], *, fit: Fit) -> npt.NDArray[np.int64]:
+    sizes_N2 = np.array(sizes, dtype=np.int32)
+    return plan_evaluation(np.arange(len(sizes)), sizes_N2=sizes_N2, fit=fit, size_px=24).windows_N4
+
+
 @pytest.mark.parametrize("size", [(8, 8), (375, 500), (500, 375), (10, 13), (13, 10), (10, 15), (31, 28), (1, 9)])
 def test_the_window_of_evaluation_is_the_centre_crop_of_torchvision(size: tuple[int, int]) -> None:
     height, width = size
     places = torch.arange(height * width).reshape(1, height, width)
     cropped = tv.center_crop(places, [min(size), min(size)])[0]
     top, left = divmod(int(cropped[0, 0]), width)
-    (window,) = plan_evaluation(np.array([0]), sizes_N2=np.array([size], dtype=np.int32), fit=WHOLE).windows_N4.tolist()
+    (window,) = evaluation_windows([size], fit=WHOLE).tolist()
     assert window == [top, left, min(size), min(size)]
 
 
 @pytest.mark.parametrize(("crop_frac", "side"), [(0.875, 328), (0.5, 188), (0.001, 1)])
 def test_a_part_of_the_short_side_is_cropped_from_the_centre(crop_frac: float, side: int) -> None:
     fit = Fit("crop", crop_frac)
-    (window,) = plan_evaluation(np.array([0]), sizes_N2=np.array([(375, 500)], dtype=np.int32), fit=fit).windows_N4
+    (window,) = evaluation_windows([(375, 500)], fit=fit)
     top, left, height, width = window.tolist()
     assert (height, width) == (side, side)
     assert abs(top + side / 2 - 375 / 2) <= 0.5
@@ -219,15 +338,21 @@ def test_a_part_of_the_short_side_is_cropped_from_the_centre(crop_frac: float, s
 
 
 def test_squash_takes_the_whole_image() -> None:
-    sizes = sizes_like(3, (375, 500), (8, 8), (1, 7))
-    plan = plan_evaluation(np.arange(3), sizes_N2=sizes, fit=Fit("squash", 1.0))
-    assert plan.windows_N4.tolist() == [[0, 0, 375, 500], [0, 0, 8, 8], [0, 0, 1, 7]]
+    sizes = [(375, 500), (8, 8), (1, 7)]
+    assert evaluation_windows(sizes, fit=Fit("squash", 1.0)).tolist() == [[0, 0, 375, 500], [0, 0, 8, 8], [0, 0, 1, 7]]
 
 
 def test_training_without_rrc_sees_the_window_of_its_fit() -> None:
     sizes, ids = sizes_like(5, (30, 50)), np.arange(5)
     for fit in (Fit("squash", 1.0), Fit("crop", 0.5)):
         plan = plan_training(
-            ids, sizes_N2=sizes, fit=fit, augmentation=Augmentation(crop="pad", pad_px=2), seed=0, epoch=0
+            ids,
+            copies_N=np.zeros_like(ids),
+            sizes_N2=sizes,
+            fit=fit,
+            augmentation=Augmentation(crop="pad", pad_px=2),
+            seed=0,
+            epoch=0,
+            size_px=24,
         )
-        assert plan.windows_N4.tolist() == plan_evaluation(ids, sizes_N2=sizes, fit=fit).windows_N4.tolist()
+        assert plan.windows_N4.tolist() == evaluation_windows(sizes.tolist(), fit=fit).tolist()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +50,9 @@ def test_of_many_images_a_part_is_measured_that_depends_on_their_number_alone(mo
     read: list[list[int]] = []
 
     class Counting(ArraySource):
-        def read_image(self, sample_id: int, *, channels: int) -> npt.NDArray[np.uint8]:
+        def read_image(self, sample_id: int, **options: Any) -> npt.NDArray[np.uint8]:
             read[-1].append(sample_id)
-            return super().read_image(sample_id, channels=channels)
+            return super().read_image(sample_id, **options)
 
     for pixels in (images, 255 - images):
         read.append([])
@@ -77,3 +78,42 @@ def test_an_image_that_cannot_be_read_is_named(write_folder: Callable[..., Path]
     (root / "train/b/001.png").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=r"train/b/001\.png: not an image"):
         measure_statistics(source, channels=3, show_progress=False)
+
+
+@pytest.fixture
+def partly_bad(write_folder: Callable[..., Path]) -> Source:
+    """Ten images, of which one was bad when the folder was scanned and another has become so since."""
+    root = write_folder({"train": {"a": 5, "b": 5}})
+    (root / "train/a/003.png").write_bytes(b"nonsense")
+    source = scan_folder(str(root), show_progress=False, keep_bad=True)["train"]
+    (root / "train/b/001.png").write_bytes(b"nonsense")
+    return source
+
+
+def test_images_that_cannot_be_read_are_left_out_if_asked_for(partly_bad: Source) -> None:
+    measured = measure_statistics(partly_bad, channels=3, show_progress=False, skip_bad=True)
+    good = partly_bad.take(np.array([0, 1, 2, 4, 5, 7, 8, 9]))
+    assert measured == measure_statistics(good, channels=3, show_progress=False)
+
+
+@pytest.mark.parametrize(("bad", "name"), [(3, "a/003"), (6, "b/001")])
+def test_an_image_that_cannot_be_read_is_an_error_if_not(partly_bad: Source, bad: int, name: str) -> None:
+    part = partly_bad.take(np.array([0, 1, bad]))
+    with pytest.raises(ValueError, match=rf"train/{name}\.png: not an image in any format that Pillow reads$"):
+        measure_statistics(part, channels=3, show_progress=False)
+
+
+def test_a_sample_that_is_known_to_be_bad_is_not_read(pixels_of: Callable[..., npt.NDArray[np.uint8]]) -> None:
+    images = np.stack([pixels_of(8, 8, seed=seed) for seed in range(4)])
+    source = ArraySource(class_names=("a", "b"), labels_N=np.arange(4) % 2, images_NHWC=images, bad={2: "it is torn"})
+    measured = measure_statistics(source, channels=3, show_progress=False, skip_bad=True)
+    wanted = images[[0, 1, 3]].reshape(-1, 3).astype(np.float64) / 255
+    assert measured.mean == pytest.approx(wanted.mean(axis=0), abs=ROUNDED)
+    with pytest.raises(ValueError, match=r"^image 2: it is torn$"):
+        measure_statistics(source, channels=3, show_progress=False)
+
+
+def test_where_no_image_can_be_read_nothing_is_measured(partly_bad: Source) -> None:
+    wanted = r"none of 2 images can be read, for example .*\.png: .*; give input\.mean and input\.std, or repair"
+    with pytest.raises(ValueError, match=wanted):
+        measure_statistics(partly_bad.take(np.array([3, 6])), channels=3, show_progress=False, skip_bad=True)

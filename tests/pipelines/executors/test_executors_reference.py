@@ -22,14 +22,12 @@ def source(write_folder: Callable[..., Path]) -> Source:
 
 
 def build(source: Source, *, num_workers: int) -> ReferenceExecutor:
-    return ReferenceExecutor(
-        source, size_px=16, channels=3, interpolation="bilinear", num_workers=num_workers, pin_memory=False
-    )
+    return ReferenceExecutor(source, channels=3, interpolation="bilinear", num_workers=num_workers, pin_memory=False)
 
 
 def plans_of(source: Source, *, batch_size: int = 2) -> list[Plan]:
     return [
-        plan_evaluation(ids, sizes_N2=source.sizes_N2[ids], fit=Fit("crop", 1.0))
+        plan_evaluation(ids, sizes_N2=source.sizes_N2[ids], fit=Fit("crop", 1.0), size_px=16)
         for ids in np.split(np.arange(len(source.labels_N)), len(source.labels_N) // batch_size)
     ]
 
@@ -96,17 +94,16 @@ def test_plans_are_drawn_ahead_but_batches_come_in_their_order(source: Source) -
     assert drawn == [0, 2, 4, 6, 8, 10]
     for plan, batch in zip(plans_of(source), batches, strict=True):
         stored = np.stack([source.read_image(int(sample_id), channels=3) for sample_id in plan.ids_N])
-        assert torch.equal(batch, torch.from_numpy(stored))
+        assert torch.equal(batch.images_NHWC, torch.from_numpy(stored))
+        assert batch.bad == {}
 
 
-def test_an_error_in_a_worker_is_one_line_without_the_traceback_of_the_worker(
-    source: Source, write_folder: Callable[..., Path]
-) -> None:
+def test_an_image_that_a_worker_cannot_read_is_a_bad_row_and_the_executor_serves_on(source: Source) -> None:
     executor = build(source, num_workers=2)
-    bad = Path(source.path(7))  # type: ignore[attr-defined]
+    bad = Path(source.describe(7))
     content = bad.read_bytes()
     bad.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=rf"^{bad}: not an image in any format that Pillow reads$"):
-        list(executor.run(plans_of(source)))
+    found = [dict(carried.bad) for carried in executor.run(plans_of(source))]
+    assert found == [{}, {}, {}, {1: "not an image in any format that Pillow reads"}, {}, {}]
     bad.write_bytes(content)
-    assert len(list(executor.run(plans_of(source)))) == 6, "the executor serves on after an error"
+    assert [carried.bad for carried in executor.run(plans_of(source))] == [{}] * 6

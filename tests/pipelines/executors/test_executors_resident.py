@@ -9,30 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.executors.resident import load_store, resize_windows, shift_and_flip
+from pipelines.executors.resident import ResidentExecutor, Store, load_store, resize_windows
 from pipelines.folder import scan_folder
-from pipelines.source import ArraySource
+from pipelines.geometry import carry_out
+from pipelines.parallel import RowPool
+from pipelines.plan import Augmentation, Fit, plan_evaluation, plan_training
+from pipelines.source import ArraySource, Source
 
 Pixels = npt.NDArray[np.uint8]
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-
-def test_shift_and_flip_gathers_rows_as_numpy_pads_them_for_every_shift() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (3, 5, 5, 2), dtype=np.uint8)
-    shifts = [(down, right) for down in range(-4, 5) for right in range(-4, 5)]
-    rows = [index % 3 for index in range(2 * len(shifts))]
-    flips = [index >= len(shifts) for index in range(2 * len(shifts))]
-    made = shift_and_flip(
-        torch.from_numpy(images),
-        rows_N=torch.tensor(rows),
-        shifts_N2=torch.tensor(shifts * 2),
-        flips_N=torch.tensor(flips),
-    ).numpy()
-    assert len(made) == 162
-    for index, (down, right) in enumerate(shifts * 2):
-        padded = np.pad(images[rows[index]], ((4, 4), (4, 4), (0, 0)), mode="reflect")
-        wanted = padded[4 + down : 9 + down, 4 + right : 9 + right]
-        assert made[index].tolist() == (wanted[:, ::-1] if flips[index] else wanted).tolist()
 
 
 @pytest.mark.parametrize("interpolation", PILLOW)
@@ -86,22 +71,84 @@ def test_the_store_holds_images_as_they_are_without_windows() -> None:
     images = np.random.default_rng(0).integers(0, 256, (130, 6, 9, 1), dtype=np.uint8)
     source = ArraySource(class_names=("a", "b"), labels_N=np.arange(130) % 2, images_NHWC=images)
     for channels in (1, 3):
-        store = load_store(
-            source, channels=channels, windows=None, size_px=4, interpolation="bilinear", show_progress=False
-        )
-        assert store.dtype == torch.uint8
-        assert store.tolist() == np.repeat(images, channels, axis=3).tolist()
+        store = load_store(source, channels=channels, windows=None, interpolation="bilinear", show_progress=False)
+        assert store.images_NHWC.dtype == torch.uint8
+        assert store.images_NHWC.tolist() == np.repeat(images, channels, axis=3).tolist()
+        assert store.bad == {}
 
 
-def test_all_unreadable_images_are_counted_and_the_first_five_named(write_folder: Callable[..., Path]) -> None:
-    root = write_folder({"train": {"a": 8, "b": 2}})
-    source = scan_folder(str(root), show_progress=False)["train"]
-    bad = sorted((root / "train/a").iterdir())[:7]
-    for path in bad:
-        path.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"^7 of 10 images cannot be read:") as caught:
-        load_store(source, channels=3, windows=None, size_px=16, interpolation="bilinear", show_progress=False)
-    message = str(caught.value)
-    assert all(f"\n  {path}: not an image" in message for path in bad[:5])
-    assert str(bad[5]) not in message
-    assert message.endswith("\n  ...\nRemove or replace them.")
+def windows_of(source: Source, *, size_px: int):
+    ids = np.arange(len(source.labels_N))
+    return plan_evaluation(ids, sizes_N2=source.sizes_N2, fit=Fit("crop", 0.9), size_px=size_px)
+
+
+def test_the_store_holds_windows_resized_where_these_never_change() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (70, 11, 9, 3), dtype=np.uint8)
+    source = ArraySource(class_names=("a", "b"), labels_N=np.arange(70) % 2, images_NHWC=images)
+    windows = windows_of(source, size_px=5)
+    store = load_store(source, channels=3, windows=windows, interpolation="bicubic", show_progress=False)
+    wanted = [carry_out(images[row], plan=windows, row=row, interpolation="bicubic") for row in range(70)]
+    assert torch.equal(store.images_NHWC, torch.stack(wanted))
+
+
+def test_images_that_cannot_be_read_are_zeros_in_the_store_and_listed_with_the_reason(
+    write_folder: Callable[..., Path],
+) -> None:
+    source = scan_folder(str(write_folder({"train": {"a": 8, "b": 2}})), show_progress=False)["train"]
+    for sample_id in (3, 9):
+        Path(source.describe(sample_id)).write_bytes(b"nonsense")
+    for windows in (None, windows_of(source, size_px=16)):
+        store = load_store(source, channels=3, windows=windows, interpolation="bilinear", show_progress=False)
+        assert store.bad == dict.fromkeys((3, 9), "not an image in any format that Pillow reads")
+        assert not store.images_NHWC[[3, 9]].any()
+        assert store.images_NHWC[[0, 1, 2, 4, 5, 6, 7, 8]].flatten(1).any(dim=1).all()
+
+
+def test_every_row_of_a_bad_sample_is_reported_in_each_view_and_each_time() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8))
+    executor = ResidentExecutor(
+        Store(images, {4: "burnt"}), interpolation="bilinear", windows="stored", pool=RowPool(1)
+    )
+    ids = np.array([4, 0, 4, 5])
+    plan = plan_training(
+        ids,
+        copies_N=np.array([0, 0, 1, 0]),
+        sizes_N2=np.full((4, 2), 8, dtype=np.int32),
+        fit=Fit("crop", 1.0),
+        augmentation=Augmentation(crop="pad", pad_px=2, flip="random"),
+        seed=0,
+        epoch=0,
+        size_px=8,
+        num_views=2,
+    )
+    for carried in executor.run([plan, plan]):
+        assert carried.bad == dict.fromkeys((0, 2, 4, 6), "burnt")
+        for row in (1, 3, 5, 7):
+            wanted = carry_out(images[plan.ids_N[row]].numpy(), plan=plan, row=row, interpolation="bilinear")
+            assert torch.equal(carried.images_NHWC[row], wanted)
+
+
+@pytest.mark.parametrize("size_px", [7, 12, 20])
+def test_drawn_windows_take_the_size_of_each_plan(size_px: int, pixels_of: Callable[..., Pixels]) -> None:
+    images = np.stack([pixels_of(20, 26, seed=index) for index in range(6)])
+    executor = ResidentExecutor(
+        Store(torch.from_numpy(images), {}), interpolation="bilinear", windows="drawn", pool=RowPool(2)
+    )
+    ids = np.array([5, 0, 3])
+    plan = plan_training(
+        ids,
+        copies_N=np.zeros_like(ids),
+        sizes_N2=np.array([[20, 26]] * 3, dtype=np.int32),
+        fit=Fit("crop", 1.0),
+        augmentation=Augmentation(crop="pad", pad_px=3, flip="random"),
+        seed=0,
+        epoch=0,
+        size_px=size_px,
+    )
+    (carried,) = executor.run([plan])
+    wanted = torch.stack(
+        [carry_out(images[ids[row]], plan=plan, row=row, interpolation="bilinear") for row in range(3)]
+    )
+    difference = (carried.images_NHWC.int() - wanted.int()).abs()
+    assert difference.max() <= 1
+    assert difference.float().mean() <= 0.1

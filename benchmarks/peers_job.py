@@ -1,0 +1,116 @@
+"""The two jobs that every loader is timed on, and the DataLoader that half of the peers run in."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+Epoch = Callable[[], Iterator[Any]]
+"""One epoch each time it is called; what it yields has as many items (`len`) as images went into it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarJob:
+    """Small images in memory -> shift by reflection, flip -> normalised float32 batches on the CPU.
+
+    images_NHWC: uint8 (N, 32, 32, 3). labels_N: int64 (N,). mean, std: per channel, of values 0..1.
+    folder: where a peer may write files of its own.
+    """
+
+    images_NHWC: npt.NDArray[np.uint8]
+    labels_N: npt.NDArray[np.int64]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    folder: Path
+    batch_size: int = 512
+    max_shift_px: int = 4
+    num_threads: int = 2
+
+    def __len__(self) -> int:
+        return len(self.images_NHWC)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Image `index` and its label."""
+        return Image.fromarray(self.images_NHWC[index]), int(self.labels_N[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagenetJob:
+    """JPEG files -> RandomResizedCrop (bilinear, antialiased where the peer can), flip -> uint8 batches on the CPU.
+
+    paths: the files of one epoch, in which a file may occur several times.
+    folder: where a peer may write files of its own.
+    """
+
+    paths: Sequence[str]
+    folder: Path
+    batch_size: int = 64
+    size_px: int = 224
+    area_frac: tuple[float, float] = (0.08, 1.0)
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    num_threads: int = 2
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Image `index`, and 0 for a label."""
+        with Image.open(self.paths[index]) as image:
+            return image.convert("RGB"), 0
+
+
+class Samples(torch.utils.data.Dataset[tuple[Any, int]]):
+    """What users write: a Dataset that loads one image and transforms it."""
+
+    def __init__(self, job: CifarJob | ImagenetJob, load: Callable[[int], tuple[Any, int]], *, transform: Any) -> None:
+        self._num_samples, self._load, self._transform = len(job), load, transform
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = self._load(index)
+        return self._transform(image), label
+
+
+def epochs_of_dataloader(samples: Samples, job: CifarJob | ImagenetJob) -> Epoch:
+    """A shuffling DataLoader whose workers stay between epochs; its batches of images, labels dropped."""
+    loader = torch.utils.data.DataLoader(
+        samples,
+        batch_size=job.batch_size,
+        shuffle=True,
+        num_workers=job.num_threads,
+        drop_last=True,
+        persistent_workers=True,
+        worker_init_fn=_keep_opencv_to_one_thread,
+    )
+    return lambda: (images for images, _ in loader)
+
+
+def write_beton(job: CifarJob | ImagenetJob, field: Any, *, name: str) -> str:
+    """Writes the job's images as FFCV's own kind of file and returns its path; `field` says how images are stored."""
+    from ffcv.fields import IntField
+    from ffcv.writer import DatasetWriter
+
+    path = str(job.folder / f"{name}.beton")  # a name for each peer: FFCV overwrites files that are still mapped
+    writer = DatasetWriter(path, {"image": field, "label": IntField()}, num_workers=job.num_threads)
+    writer.from_indexed_dataset(Samples(job, job.load, transform=unchanged))
+    return path
+
+
+def unchanged(image: Any) -> Any:
+    """No transform."""
+    return image
+
+
+def _keep_opencv_to_one_thread(worker: int) -> None:
+    try:
+        import cv2
+    except ImportError:
+        return
+    cv2.setNumThreads(0)

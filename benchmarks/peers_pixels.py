@@ -1,0 +1,192 @@
+"""How near each peer's pixels come to Pillow's, where all cut the same window out of the same JPEG files.
+
+Each function takes files and windows and returns uint8 (N, size_px, size_px, 3).
+"""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as tv
+
+from benchmarks.peers_imagenet import filter_of_ffmpeg, import_albumentations
+
+
+class Crop(NamedTuple):
+    """A JPEG file, its size, and the window of it that is to be resized, in pixels."""
+
+    encoded: bytes
+    image_height: int
+    image_width: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def mean_difference_from_pillow(peer: str, *, paths: Sequence[str], size_px: int = 224) -> float:
+    """Mean of |peer - Pillow|, of 255, after decoding and resizing the middle three quarters of each file.
+
+    Args:
+        peer: A name in `RESIZES`.
+        paths: JPEG files.
+        size_px: Height and width of the results.
+
+    Raises:
+        ImportError: The peer is not installed.
+    """
+    crops = [_central_crop(path) for path in paths]
+    expected = resize_by_pillow(crops, size_px=size_px)
+    found = RESIZES[peer](crops, size_px=size_px)
+    return float(np.abs(found.astype(np.int16) - expected).mean())
+
+
+def _central_crop(path: str) -> Crop:
+    encoded = Path(path).read_bytes()
+    with Image.open(io.BytesIO(encoded)) as image:
+        width, height = image.size
+    return Crop(encoded, height, width, height // 8, width // 8, height * 3 // 4, width * 3 // 4)
+
+
+def resize_by_pillow(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """The reference: Pillow's crop and resize, bilinear, which is antialiased."""
+    images = []
+    for crop in crops:
+        image = _open_by_pillow(crop).crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+        images.append(np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR)))
+    return np.stack(images)
+
+
+def resize_by_torchvision_pil(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """What torchvision's and timm's transforms do with a PIL image."""
+    return np.stack([np.asarray(_resized_crop(_open_by_pillow(crop), crop, size_px)) for crop in crops])
+
+
+def resize_by_torchvision_tensors(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """The decoder of torchvision, then its transforms of tensors."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    images = []
+    for crop in crops:
+        image = decode_jpeg(torch.frombuffer(bytearray(crop.encoded), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        images.append(_resized_crop(image, crop, size_px).permute(1, 2, 0).numpy())
+    return np.stack(images)
+
+
+def resize_by_simplejpeg_and_torch(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """The decoder of simplejpeg, then torch's resize of bytes."""
+    images = []
+    for crop in crops:
+        pixels = simplejpeg.decode_jpeg(crop.encoded, colorspace="RGB")
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        images.append(_resized_crop(image, crop, size_px).permute(1, 2, 0).numpy())
+    return np.stack(images)
+
+
+def resize_by_albumentations(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """OpenCV's decoder, then albumentations' resize: bilinear, not antialiased."""
+    return _resize_by_albumentations(crops, size_px=size_px, area_for_downscale=None)
+
+
+def resize_by_albumentations_area(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """The same, averaging areas where the image becomes smaller."""
+    return _resize_by_albumentations(crops, size_px=size_px, area_for_downscale="image")
+
+
+def _resize_by_albumentations(
+    crops: Iterable[Crop], *, size_px: int, area_for_downscale: str | None
+) -> npt.NDArray[np.uint8]:
+    albumentations = import_albumentations()
+    import cv2
+
+    resize = albumentations.Resize(size_px, size_px, area_for_downscale=area_for_downscale)
+    images = []
+    for crop in crops:
+        image: Any = cv2.imdecode(np.frombuffer(crop.encoded, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+        window = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        images.append(resize(image=window)["image"])
+    return np.stack(images)
+
+
+def resize_by_dali(crops: Sequence[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """DALI's decoder, which decodes no more than the window, and its resize."""
+    from nvidia.dali import Pipeline, fn
+
+    pipeline: Any = Pipeline(batch_size=len(crops), num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        encoded, start, shape = (fn.external_source(name=name) for name in ("encoded", "start", "shape"))
+        images = fn.decoders.image_slice(encoded, start=start, shape=shape, axis_names="HW")
+        pipeline.set_outputs(fn.resize(images, size=[size_px, size_px]))
+    (found,) = pipeline.run(
+        encoded=[np.frombuffer(crop.encoded, dtype=np.uint8) for crop in crops],
+        start=[np.array([crop.top, crop.left], dtype=np.int32) for crop in crops],
+        shape=[np.array([crop.height, crop.width], dtype=np.int32) for crop in crops],
+    )
+    return np.array(found.as_tensor())
+
+
+def resize_by_ffcv(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """FFCV's own copy of the image (JPEG of quality 90), decoded and resized as its loader does."""
+    from ffcv.fields.rgb_image import encode_jpeg
+    from ffcv.libffcv import imdecode, resize_crop
+
+    images = []
+    for crop in crops:
+        pixels = np.array(_open_by_pillow(crop))
+        height, width = crop.image_height, crop.image_width
+        imdecode(encode_jpeg(pixels, 90), pixels, height, width, height, width, 0, 0, 1, 1, False, False)
+        images.append(_resize_by_ffcv(resize_crop, pixels, crop, size_px))
+    return np.stack(images)
+
+
+def resize_by_ffcv_raw(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """The same from a copy that keeps the pixels as they are: what FFCV's resize alone changes."""
+    from ffcv.libffcv import resize_crop
+
+    return np.stack([_resize_by_ffcv(resize_crop, np.array(_open_by_pillow(crop)), crop, size_px) for crop in crops])
+
+
+def resize_by_spdl(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """FFmpeg's decoder, crop and resize, as the SPDL peer calls them."""
+    import spdl.io
+
+    images: list[Any] = []
+    for crop in crops:
+        description = filter_of_ffmpeg((crop.top, crop.left, crop.height, crop.width), size_px=size_px, flip=False)
+        frames = spdl.io.decode_packets(spdl.io.demux_image(crop.encoded), filter_desc=description)
+        images.append(spdl.io.to_numpy(spdl.io.convert_frames(frames)))
+    return np.stack(images)
+
+
+def _open_by_pillow(crop: Crop) -> Image.Image:
+    return Image.open(io.BytesIO(crop.encoded)).convert("RGB")
+
+
+def _resized_crop(image: Any, crop: Crop, size_px: int) -> Any:
+    return tv.resized_crop(image, crop.top, crop.left, crop.height, crop.width, [size_px, size_px], antialias=True)
+
+
+def _resize_by_ffcv(resize_crop: Any, pixels: npt.NDArray[np.uint8], crop: Crop, size_px: int) -> npt.NDArray[np.uint8]:
+    image = np.empty((size_px, size_px, 3), dtype=np.uint8)
+    resize_crop(pixels, crop.top, crop.top + crop.height, crop.left, crop.left + crop.width, image)
+    return image
+
+
+RESIZES: dict[str, Callable[..., npt.NDArray[np.uint8]]] = {
+    "simplejpeg_and_torch": resize_by_simplejpeg_and_torch,
+    "ffcv": resize_by_ffcv,
+    "ffcv_raw": resize_by_ffcv_raw,
+    "dali": resize_by_dali,
+    "albumentations": resize_by_albumentations,
+    "albumentations_area": resize_by_albumentations_area,
+    "torchvision_tensors": resize_by_torchvision_tensors,
+    "torchvision_pil": resize_by_torchvision_pil,
+    "timm": resize_by_torchvision_pil,
+    "spdl": resize_by_spdl,
+}

@@ -1,0 +1,254 @@
+"""NVIDIA DALI carries plans out: one graph, on the CPU here and on a GPU where there is one.
+
+plan -> threads: read files -> external_source(bytes, window, size, flip) -> decode the window -> resize -> flip
+                                                                        -> (shift, batched torch) -> zero-copy to torch
+
+What DALI's decoder does not take as the others do (everything but upright JPEG) is decoded here and handed to it as
+uncompressed PNM. DALI itself passes JPEGs with flipped bits without a word: whoever builds this executor has the images
+verified beforehand (pipelines/folder.py, `verify`).
+
+Legend of shape letters: N rows of a plan, S height and width of the result, C channels.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from pipelines.decode import encode_pnm
+from pipelines.execution import Carried
+from pipelines.geometry import carry_out_plan, shift_and_flip
+from pipelines.kernels import shift_and_flip_rows
+from pipelines.plan import Plan
+from pipelines.source import Source
+
+_INTERPOLATIONS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
+_DEPTH = 2  # batches within DALI: one that it works on, one that is handed out
+_CHUNK = 16  # files per reading task
+_PLACEHOLDER = np.frombuffer(encode_pnm(np.zeros((1, 1, 1), dtype=np.uint8)), dtype=np.uint8)
+_FAILED_SAMPLE = re.compile(r"sample #(\d+)")
+
+_Encoded = npt.NDArray[np.uint8]
+
+
+class _Files(NamedTuple):
+    """Encoded bytes of some rows; of a row in `bad` they are a placeholder."""
+
+    encoded: list[_Encoded]
+    bad: dict[int, str]
+
+
+class _Job(NamedTuple):
+    """A plan on its way; the bytes must live as long as DALI works on them."""
+
+    plan: Plan
+    chunks: list[Future[_Files]]
+
+
+class DaliExecutor:
+    """Carries plans out in a DALI pipeline, some batches ahead.
+
+    Args:
+        source: The images.
+        channels: 1 or 3.
+        interpolation: bilinear or bicubic.
+        device: cpu or cuda; where decoding and resizing happen, and where images lie.
+        num_threads: DALI's CPU threads, and as many that read files.
+        num_prefetched: Batches whose files are read ahead.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        channels: int,
+        interpolation: str,
+        device: torch.device,
+        num_threads: int,
+        num_prefetched: int,
+    ) -> None:
+        self._source = source
+        self._channels = channels
+        self._interpolation = interpolation
+        self._device = device
+        self._num_threads = num_threads
+        self._num_prefetched = num_prefetched
+        self._readers = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="read")
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._decoded_here: set[int] = set()  # what DALI failed on once
+        self._pipeline: Any = None
+        self._most_rows = 0
+
+    def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
+        """Each plan carried out, images uint8 (N, S, S, C) on the device; on the CPU in DALI's own memory."""
+        coming = iter(plans)
+        read: deque[_Job] = deque()
+        inside: deque[_Job] = deque()  # given to DALI
+        try:
+            while True:
+                while len(read) + len(inside) < _DEPTH + self._num_prefetched:
+                    if (plan := next(coming, None)) is None:
+                        break
+                    read.append(self._start_reading(plan))
+                while read and len(inside) < _DEPTH:
+                    inside.append(read.popleft())
+                    self._feed(inside[-1])
+                if not inside:
+                    return
+                yield from self._take(inside)
+        finally:
+            if inside:  # results nobody asks for any more must not come out in the next run
+                self._pipeline = None
+            for job in read:
+                for chunk in job.chunks:
+                    chunk.cancel()
+
+    def _take(self, inside: deque[_Job]) -> Iterator[Carried]:
+        """The oldest batch within DALI; if it failed, the same by the reference, and a new pipeline for the rest."""
+        job = inside[0]
+        bad = {row: reason for chunk in job.chunks for row, reason in chunk.result().bad.items()}
+        try:
+            (output,) = self._pipeline.share_outputs()
+        except (RuntimeError, IndexError) as error:
+            self._remember_failure(job.plan, str(error))
+            inside.popleft()
+            self._pipeline = None
+            for waiting in inside:
+                self._feed(waiting)
+            carried = carry_out_plan(
+                job.plan, source=self._source, channels=self._channels, interpolation=self._interpolation
+            )
+            yield carried._replace(images_NHWC=carried.images_NHWC.to(self._device))
+            return
+        yield Carried(self._finish(output, job.plan), bad)
+        inside.popleft()
+        self._pipeline.release_outputs()
+
+    def _feed(self, job: _Job) -> None:
+        plan = job.plan
+        if self._pipeline is None or len(plan.ids_N) > self._most_rows:
+            self._rebuild(len(plan.ids_N))
+        windows_N4 = plan.windows_N4.astype(np.int32)
+        windows_N4[[row for chunk in job.chunks for row in chunk.result().bad]] = (0, 0, 1, 1)
+        flips_N = np.zeros_like(plan.flips_N) if _is_shifted(plan) else plan.flips_N
+        inputs = {
+            "start": windows_N4[:, :2],
+            "shape": windows_N4[:, 2:],
+            "size": np.full((len(plan.ids_N), 2), plan.size_px),
+            "flip": flips_N,
+        }
+        self._feed_inputs([each for chunk in job.chunks for each in chunk.result().encoded], inputs)
+        self._pipeline.schedule_run()
+
+    def _feed_inputs(self, encoded: list[_Encoded], inputs: dict[str, npt.NDArray[Any]]) -> None:
+        self._pipeline.feed_input("encoded", encoded)
+        for name, values in inputs.items():
+            self._pipeline.feed_input(name, np.ascontiguousarray(values, dtype=np.int32))
+
+    def _rebuild(self, num_rows: int) -> None:
+        self._most_rows = max(num_rows, self._most_rows)
+        on_gpu = self._device.type == "cuda"
+        self._pipeline = _graph(
+            channels=self._channels,
+            interpolation=self._interpolation,
+            on_gpu=on_gpu,
+            batch_size=self._most_rows,
+            num_threads=self._num_threads,
+            device_id=(self._device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=_DEPTH,
+        )
+        self._pipeline.build()
+        self._prime()
+
+    def _prime(self) -> None:
+        """The first call of `schedule_run` runs as many batches as the pipeline is deep: let these be empty ones."""
+        pixel = np.ones((1, 2))
+        inputs = {"start": 0 * pixel, "shape": pixel, "size": pixel, "flip": np.zeros(1)}
+        for _ in range(_DEPTH):
+            self._feed_inputs([_PLACEHOLDER], inputs)
+        self._pipeline.schedule_run()
+        for _ in range(_DEPTH):
+            self._pipeline.share_outputs()
+            self._pipeline.release_outputs()
+
+    def _finish(self, output: Any, plan: Plan) -> Tensor:
+        """DALI's output as a tensor, shifted where the plan says so."""
+        images: Tensor = from_dlpack(output.as_tensor())
+        if self._copies is not None:
+            with torch.cuda.stream(self._copies):
+                images = images.clone()  # DALI takes its memory back when asked for the next batch
+            self._copies.synchronize()  # of decoding and this copy alone, not of the network's work
+            images.record_stream(torch.cuda.current_stream(self._device))
+        return _shift_and_flip(images, plan) if _is_shifted(plan) else images
+
+    def _start_reading(self, plan: Plan) -> _Job:
+        starts = range(0, len(plan.ids_N), _CHUNK)
+        return _Job(
+            plan, [self._readers.submit(self._read, plan, range(len(plan.ids_N))[s : s + _CHUNK]) for s in starts]
+        )
+
+    def _read(self, plan: Plan, rows: range) -> _Files:
+        encoded: list[_Encoded] = []
+        bad: dict[int, str] = {}
+        for row in rows:
+            try:
+                encoded.append(np.frombuffer(self._encoded(int(plan.ids_N[row])), dtype=np.uint8))
+            except ValueError as error:
+                encoded.append(_PLACEHOLDER)
+                bad[row] = str(error)
+        return _Files(encoded, bad)
+
+    def _encoded(self, sample_id: int) -> bytes | memoryview:
+        """Bytes that DALI decodes to the pixels of `source.read_image`."""
+        if sample_id not in self._decoded_here and (self._channels == 3 or self._source.is_grey):
+            jpeg = self._source.read_jpeg(sample_id)
+            if jpeg is not None:
+                return jpeg
+        return encode_pnm(self._source.read_image(sample_id, channels=self._channels))
+
+    def _remember_failure(self, plan: Plan, message: str) -> None:
+        self._decoded_here.update(int(plan.ids_N[int(row)]) for row in _FAILED_SAMPLE.findall(message))
+
+
+def _is_shifted(plan: Plan) -> bool:
+    return bool(plan.shifts_N2.any())
+
+
+def _shift_and_flip(images: Tensor, plan: Plan) -> Tensor:
+    rows_N = np.arange(len(plan.ids_N))
+    if images.device.type == "cpu":
+        shifted = torch.empty_like(images)
+        shift_and_flip_rows(images.numpy(), rows_N, plan.shifts_N2, plan.flips_N, shifted.numpy())
+        return shifted
+    arrays = (rows_N, plan.shifts_N2, plan.flips_N)
+    rows, shifts_N2, flips_N = (torch.from_numpy(array).to(images.device) for array in arrays)
+    return shift_and_flip(images, rows_N=rows, shifts_N2=shifts_N2, flips_N=flips_N)
+
+
+@pipeline_def  # type: ignore[untyped-decorator]  # DALI has no types
+def _graph(*, channels: int, interpolation: str, on_gpu: bool) -> Any:
+    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
+    start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
+    shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
+    size = fn.cast(fn.external_source(name="size", dtype=types.INT32, ndim=1), dtype=types.FLOAT)
+    flip = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
+    images = fn.decoders.image_slice(
+        encoded,
+        start=start,
+        shape=shape,
+        axes=[0, 1],
+        device="mixed" if on_gpu else "cpu",
+        output_type=types.GRAY if channels == 1 else types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,  # as libjpeg does; the GPU's default is not
+    )
+    images = fn.resize(images, size=size, interp_type=_INTERPOLATIONS[interpolation], antialias=True)
+    return fn.flip(images, horizontal=flip)

@@ -1,0 +1,182 @@
+"""The CPU path for real work: a pool of threads that decode, resize and write into batches allocated once.
+
+plan -> chunks of 8 samples -> thread: read file -> decode -> for each view: window, resize, shift, flip -> slot
+                               (one scratch per thread, no memory asked for per image)
+
+The decoder, torch's resize and the kernels leave the GIL free. Pixels are those of `pipelines.geometry.carry_out`.
+
+Legend of shape letters: N rows of a plan, H height and W width of an image, S height and width of the result,
+C channels.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier, local
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipelines.execution import Carried
+from pipelines.kernels import shift_and_flip_image
+from pipelines.plan import Plan
+from pipelines.scratch import Scratch
+from pipelines.source import Source
+
+_CHUNK = 8  # samples per task: few enough that no thread is left alone with the end of a batch
+
+
+class _Job(NamedTuple):
+    """A plan on its way: the slot that holds its images, and what each chunk will say is bad."""
+
+    slot: Tensor
+    images_NHWC: Tensor
+    chunks: list[Future[dict[int, str]]]
+
+
+class ThreadsExecutor:
+    """Carries plans out by threads, some batches ahead.
+
+    Args:
+        source: The images.
+        channels: 1 or 3.
+        interpolation: bilinear or bicubic.
+        num_threads: Threads that decode.
+        num_prefetched: Batches that are worked on ahead of the one handed out.
+        pin_memory: Whether slots lie in pinned memory, for copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        channels: int,
+        interpolation: str,
+        num_threads: int,
+        num_prefetched: int,
+        pin_memory: bool,
+    ) -> None:
+        self._source = source
+        self._channels = channels
+        self._interpolation = interpolation
+        self._num_prefetched = num_prefetched
+        self._pin_memory = pin_memory
+        self._pool = _start_threads(num_threads)
+        self._local = local()
+        self._free: list[Tensor] = []
+
+    def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
+        """Each plan carried out, images uint8 (N, S, S, C) on the CPU, in a slot that is used again."""
+        coming = iter(plans)
+        jobs: deque[_Job] = deque()
+        try:
+            while True:
+                while len(jobs) <= self._num_prefetched and (plan := next(coming, None)) is not None:
+                    jobs.append(self._start(plan))
+                if not jobs:
+                    return
+                bad: dict[int, str] = {}
+                for chunk in jobs[0].chunks:
+                    bad |= chunk.result()
+                yield Carried(jobs[0].images_NHWC, bad)
+                self._free.append(jobs.popleft().slot)
+        finally:
+            self._abandon(jobs)
+
+    def _start(self, plan: Plan) -> _Job:
+        num_samples = len(plan.ids_N) // plan.num_views
+        shape = (len(plan.ids_N), plan.size_px, plan.size_px, self._channels)
+        slot = self._slot(int(np.prod(shape)))
+        images = slot[: int(np.prod(shape))].view(shape)
+        starts = range(0, num_samples, _CHUNK)
+        chunks = [
+            self._pool.submit(self._carry_out_chunk, plan, range(start, min(start + _CHUNK, num_samples)), images)
+            for start in starts
+        ]
+        return _Job(slot, images, chunks)
+
+    def _slot(self, num_bytes: int) -> Tensor:
+        slot = self._free.pop() if self._free else torch.empty(0, dtype=torch.uint8)
+        if slot.numel() >= num_bytes:
+            return slot
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pin_memory)
+
+    def _abandon(self, jobs: deque[_Job]) -> None:
+        """Slots of unfinished jobs are free only when no thread writes into them any more."""
+        for job in jobs:
+            for chunk in job.chunks:
+                chunk.cancel()
+        for job in jobs:
+            for chunk in job.chunks:
+                if not chunk.cancelled():
+                    chunk.exception()
+            self._free.append(job.slot)
+
+    def _carry_out_chunk(self, plan: Plan, samples: range, images_NHWC: Tensor) -> dict[int, str]:
+        """One task: writes the images of some samples, all views; gives the rows that could not be read."""
+        scratch = self._scratch()
+        out_NHWC = images_NHWC.numpy()
+        step = len(plan.ids_N) // plan.num_views
+        bad: dict[int, str] = {}
+        for sample in samples:
+            rows = range(sample, len(plan.ids_N), step)
+            try:
+                pixels = self._source.read_image(int(plan.ids_N[sample]), channels=self._channels, scratch=scratch)
+            except ValueError as error:
+                bad |= dict.fromkeys(rows, str(error))
+                continue
+            for row in rows:
+                self._carry_out_row(pixels, plan, row, out_NHWC[row], scratch)
+        return bad
+
+    def _carry_out_row(
+        self, pixels: npt.NDArray[np.uint8], plan: Plan, row: int, out: npt.NDArray[np.uint8], scratch: Scratch
+    ) -> None:
+        top, left, height, width = plan.windows_N4[row].tolist()
+        image = pixels[top : top + height, left : left + width]
+        if (height, width) != (plan.size_px, plan.size_px):
+            image = _resize(image, size_px=plan.size_px, interpolation=self._interpolation, scratch=scratch)
+        down, right = plan.shifts_N2[row].tolist()
+        if down or right or plan.flips_N[row]:
+            shift_and_flip_image(image, down, right, bool(plan.flips_N[row]), out)
+        else:
+            out[...] = image
+
+    def _scratch(self) -> Scratch:
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = Scratch()
+        scratch: Scratch = self._local.scratch
+        return scratch
+
+
+def _resize(
+    image: npt.NDArray[np.uint8], *, size_px: int, interpolation: str, scratch: Scratch
+) -> npt.NDArray[np.uint8]:
+    """uint8 (H, W, C) -> (S, S, C), antialiased. torch's fast path takes whole channels_last images only."""
+    window = scratch.window(image.size)[: image.size].reshape(1, *image.shape)
+    window[0] = image
+    resized = F.interpolate(
+        torch.from_numpy(window).permute(0, 3, 1, 2), size=(size_px, size_px), mode=interpolation, antialias=True
+    )
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def _start_threads(num_threads: int) -> ThreadPoolExecutor:
+    """Threads that run torch without threads of their own: else each would start a team for every resize."""
+    all_there = Barrier(num_threads + 1)
+    before = torch.get_num_threads()
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        all_there.wait()
+
+    pool = ThreadPoolExecutor(max_workers=num_threads, initializer=start, thread_name_prefix="decode")
+    for _ in range(num_threads):
+        pool.submit(int)
+    all_there.wait()
+    torch.set_num_threads(before)  # the call in the threads changed what later threads begin with
+    return pool

@@ -1,0 +1,53 @@
+"""Memory that a thread uses again for every image, instead of asking the system for each anew."""
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+_MOST_KEPT = 64 * 2**20  # bytes; a larger image gets memory of its own, so that one giant does not stay
+
+
+class Scratch:
+    """Room for one file, one image and one window of it, each valid until it is asked for again. For one thread."""
+
+    def __init__(self) -> None:
+        self._file = bytearray(0)
+        self._pixels = np.empty(0, dtype=np.uint8)
+        self._window = np.empty(0, dtype=np.uint8)
+
+    def pixels(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """At least `num_bytes` of memory for a decoded image, uint8 (M,)."""
+        if num_bytes > _MOST_KEPT:
+            return np.empty(num_bytes, dtype=np.uint8)
+        self._pixels = _grown(self._pixels, num_bytes)
+        return self._pixels
+
+    def window(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """At least `num_bytes` of memory for a part of it, uint8 (M,)."""
+        if num_bytes > _MOST_KEPT:
+            return np.empty(num_bytes, dtype=np.uint8)
+        self._window = _grown(self._window, num_bytes)
+        return self._window
+
+    def read_file(self, path: str) -> memoryview:
+        """The bytes of a file.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            num_bytes = os.fstat(file).st_size
+            if num_bytes > len(self._file):
+                self._file = bytearray(num_bytes + num_bytes // 4)
+            view, filled = memoryview(self._file)[:num_bytes], 0
+            while filled < num_bytes and (count := os.readv(file, [view[filled:]])):
+                filled += count
+        finally:
+            os.close(file)
+        return view[:filled]
+
+
+def _grown(memory: npt.NDArray[np.uint8], num_bytes: int) -> npt.NDArray[np.uint8]:
+    return memory if len(memory) >= num_bytes else np.empty(num_bytes + num_bytes // 4, dtype=np.uint8)

@@ -1,0 +1,105 @@
+"""The compiled loops against their references in torch and numpy."""
+
+import itertools
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from pipelines import kernels
+from pipelines.geometry import shift_and_flip
+from pipelines.kernels import normalise_rows, shift_and_flip_image, shift_and_flip_rows
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def random_pixels(*shape: int) -> Pixels:
+    return np.random.default_rng(list(shape)).integers(0, 256, shape, dtype=np.uint8)
+
+
+def reference(images: Pixels, rows: list[int], shifts: list[tuple[int, int]], flips: list[bool]) -> Pixels:
+    made: Pixels = shift_and_flip(
+        torch.from_numpy(np.ascontiguousarray(images)),
+        rows_N=torch.tensor(rows),
+        shifts_N2=torch.tensor(shifts),
+        flips_N=torch.tensor(flips),
+    ).numpy()
+    return made
+
+
+def every_shift(size: int) -> list[tuple[int, int, bool]]:
+    line = range(-(size - 1), size)
+    return list(itertools.product(line, line, (False, True)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_rows_are_shifted_and_flipped_as_torch_does_up_to_the_whole_image(size: int, channels: int) -> None:
+    images, cases = random_pixels(3, size, size, channels), every_shift(size)
+    rows, shifts, flips = (
+        [index % 3 for index in range(len(cases))],
+        [case[:2] for case in cases],
+        [c[2] for c in cases],
+    )
+    out = np.full((len(cases), size, size, channels), 77, dtype=np.uint8)
+    shift_and_flip_rows(images, np.array(rows), np.array(shifts), np.array(flips), out)
+    assert np.array_equal(out, reference(images, rows, shifts, flips))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_an_image_of_any_strides_is_shifted_and_flipped_alike(channels: int) -> None:
+    size = 6
+    large = random_pixels(17, 19, channels + 1)
+    views = {
+        "window": large[4 : 4 + size, 5 : 5 + size, :channels],
+        "turned": large[4 : 4 + size, 5 : 5 + size, :channels].transpose(1, 0, 2),
+        "upside down": large[4 : 4 + size, 5 : 5 + size, :channels][::-1, ::-1],
+        "every other": large[: 2 * size : 2, : 3 * size : 3, :channels],
+    }
+    for name, image in views.items():
+        assert not image.flags.c_contiguous
+        for down, right, flip in every_shift(size)[::5]:
+            out = np.full((size, size, channels), 77, dtype=np.uint8)
+            shift_and_flip_image(image, down, right, flip, out)
+            assert np.array_equal(out[None], reference(image[None], [0], [(down, right)], [flip])), name
+
+
+def test_a_result_may_lie_in_a_slot_of_a_batch_and_the_others_stay() -> None:
+    image = random_pixels(4, 4, 3)
+    batch = np.full((3, 4, 4, 3), 9, dtype=np.uint8)
+    shift_and_flip_image(image, 0, 0, True, batch[1])
+    assert np.array_equal(batch[1], image[:, ::-1])
+    assert (batch[[0, 2]] == 9).all()
+
+
+def test_normalising_is_one_multiplication_and_one_addition_in_float32() -> None:
+    values = np.arange(256, dtype=np.uint8).repeat(6).reshape(-1, 6)
+    scale, offset = np.linspace(0.01, 0.02, 6, dtype=np.float32), np.linspace(-2, 1, 6, dtype=np.float32)
+    out = np.empty(values.shape, dtype=np.float32)
+    normalise_rows(values, scale, offset, out)
+    wanted = values.astype(np.float64) * scale.astype(np.float64) + offset.astype(np.float64)
+    assert np.abs(out - wanted).max() <= 2.0**-21  # results below 4 lie on a grid of 2^-22; the product is rounded too
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["with_a_cache", "without"])
+def test_where_no_folder_can_keep_machine_code_it_is_compiled_at_each_start(
+    monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    njit, asked = numba.njit, []
+
+    def without_a_cache(**options: bool) -> object:
+        asked.append(options)
+        if options.get("cache") and not keeps:
+            raise RuntimeError("cannot cache function 'double': no locator available for file 'x.py'")
+        return njit(**{name: value for name, value in options.items() if name != "cache"})
+
+    monkeypatch.setattr(kernels.numba, "njit", without_a_cache)
+
+    def double(value: int) -> int:
+        return 2 * value
+
+    compiled = kernels._compile(double)
+    assert compiled(21) == 42
+    assert asked == [{"nogil": True, "cache": True}] + [{"nogil": True}] * (not keeps)
