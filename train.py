@@ -28,7 +28,7 @@ from engine.fit import Job, fit
 from engine.progress import Progress
 from engine.record import RunFolder, describe_environment
 from engine.runtime import Runtime, clear_errors, start_runtime
-from models.build import build_model, check_model
+from models.build import build_model, check_model, check_sizes
 from pipelines.build import Data, Loaders, Place, build_data, build_loaders, describe_data, fingerprint_splits
 from report.curves import draw_curves
 
@@ -63,7 +63,9 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     with runtime.first_on_this_machine():  # it writes the index of the images, and the others map it
         data = build_data(with_measured_input(config, folder), show_progress=runtime.is_main)
     num_classes = len(data.train.class_names)
-    module = runtime.place(build_model(config.model, num_classes=num_classes, spec=data.spec, seed=config.run.seed))
+    module = build_model(config.model, num_classes=num_classes, spec=data.spec, seed=config.run.seed)
+    check_sizes(module, spec=data.spec, sizes_px=[size_px for _, size_px in config.augment.sizes_px])
+    module = runtime.place(module)
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
 

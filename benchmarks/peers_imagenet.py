@@ -184,10 +184,23 @@ def build_spdl(job: ImagenetJob) -> Epoch:
 
     SPDL has no RandomResizedCrop, so the window is drawn here and written into FFmpeg's filter.
     """
+    import_spdl_io()
+    return partial(_epoch_of_spdl, job)
+
+
+def import_spdl_io() -> Any:
+    """The package, with FFmpeg's libraries, which it looks for when they are first used.
+
+    Raises:
+        ImportError: The package or the libraries are not there.
+    """
     import spdl.io
 
-    spdl.io.demux_image(job.paths[0])  # finds FFmpeg's libraries, or raises
-    return partial(_epoch_of_spdl, job)
+    try:
+        spdl.io.decode_config()
+    except RuntimeError as error:
+        raise ImportError(f"SPDL finds no FFmpeg; install libavdevice and libavfilter: {error}") from error
+    return spdl.io
 
 
 def _epoch_of_spdl(job: ImagenetJob) -> Iterator[torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from benchmarks.peers_imagenet import filter_of_ffmpeg, import_albumentations
+from benchmarks.peers_imagenet import filter_of_ffmpeg, import_albumentations, import_spdl_io
 
 
 class Crop(NamedTuple):
@@ -154,13 +154,12 @@ def resize_by_ffcv_raw(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np
 
 def resize_by_spdl(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
     """FFmpeg's decoder, crop and resize, as the SPDL peer calls them."""
-    import spdl.io
-
-    images: list[Any] = []
+    spdl_io = import_spdl_io()
+    images = []
     for crop in crops:
         description = filter_of_ffmpeg((crop.top, crop.left, crop.height, crop.width), size_px=size_px, flip=False)
-        frames = spdl.io.decode_packets(spdl.io.demux_image(crop.encoded), filter_desc=description)
-        images.append(spdl.io.to_numpy(spdl.io.convert_frames(frames)))
+        frames = spdl_io.decode_packets(spdl_io.demux_image(crop.encoded), filter_desc=description)
+        images.append(spdl_io.to_numpy(spdl_io.convert_frames(frames)))
     return np.stack(images)
 
 

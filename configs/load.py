@@ -100,15 +100,25 @@ def replace_section(config: _Config, section: str, **changes: Any) -> _Config:
 
 
 def differing_keys(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """The keys in which two configurations, as dicts, ask for different results; `key: old -> new` each."""
-    pairs = ((key, _lookup(old, key), _lookup(new, key)) for key in config_keys(may_change=False))
+    """The keys in which two configurations, as dicts, ask for different results; `key: old -> new` each.
+
+    A field that `old` lacks, because it was written before there was one, had its default.
+    """
+    defaults = _defaults()
+    keys = config_keys(may_change=False)
+    pairs = ((key, _lookup(old, key, default=defaults.get(key)), _lookup(new, key)) for key in keys)
     return [f"{key}: {before} -> {after}" for key, before, after in pairs if before != after]
 
 
 def default_run_folder(config: Config) -> str:
-    """`runs/<data>-<model>-<hash>`: the same command finds its folder again, another configuration gets another."""
+    """`runs/<data>-<model>-<hash>`: the same command finds its folder again, another configuration gets another.
+
+    Fields at their default stay out of the hash, so that a later version, with more fields, finds it too.
+    """
     plain = config_to_dict(config)
+    defaults = _defaults()
     values = {key: _lookup(plain, key) for key in config_keys(may_change=False)}
+    values = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
     values["data.root"] = config.data.root and str(Path(config.data.root).resolve())  # other images, another run
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     data = config.data.dataset if config.data.root is None else Path(config.data.root).resolve().name
@@ -152,11 +162,22 @@ def _check_sections(parsed: Namespace) -> None:
             raise ValueError(f"{field.name}={value} is a section, not a value; set its fields ({fields}) or drop it.")
 
 
-def _lookup(plain: dict[str, Any], key: str) -> Any:
+def _defaults(schema: type = Config, *, prefix: str = "") -> dict[str, Any]:
+    """The defaults of all fields that have one, as plain values: dotted name -> default."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(schema):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            found |= _defaults(field.type, prefix=f"{prefix}{field.name}.")
+        elif field.default is not dataclasses.MISSING:
+            found[prefix + field.name] = json.loads(json.dumps(field.default))
+    return found
+
+
+def _lookup(plain: dict[str, Any], key: str, *, default: Any = None) -> Any:
     value: Any = plain
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
-            return None
+            return default
         value = value[part]
     return value
 

@@ -132,8 +132,8 @@ class LoaderConfig:
 
     backend: Literal["auto", "threads", "resident", "dali", "reference"] = _may_change("auto")
     num_threads: int | None = _may_change(None)
-    prefetch_batches: int = _may_change(2)
     num_workers: int | None = _may_change(None)
+    prefetch_batches: int = _may_change(2)
     resident_max_gib: float = _may_change(4.0)
     eval_batch_size_per_rank: int = 256
 

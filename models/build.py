@@ -3,7 +3,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,31 @@ def build_model(model: ModelConfig, *, num_classes: int, spec: InputSpec, seed: 
         return MODELS[model.name](
             in_channels=spec.channels, num_classes=num_classes, size_px=spec.size_px, **model.args
         )
+
+
+def check_sizes(module: nn.Module, *, spec: InputSpec, sizes_px: Sequence[int]) -> None:
+    """Lets one black image of each size through the network, before any training; its state stays as it was.
+
+    Args:
+        module: The network, on the CPU.
+        spec: Its channels are read.
+        sizes_px: Heights and widths in pixels.
+
+    Raises:
+        ValueError: The network does not take a size.
+    """
+    was_training = module.training
+    module.eval()
+    for size_px in sorted(set(sizes_px)):
+        try:
+            with torch.inference_mode():
+                module(torch.zeros(1, spec.channels or 1, size_px, size_px))
+        except RuntimeError as error:
+            raise ValueError(
+                f"the network does not take images of {size_px} pixels ({error}), but augment.sizes_px has them; use "
+                f"input.size_px={spec.size_px} throughout, or a network that takes any size."
+            ) from error
+    module.train(was_training)
 
 
 def check_model(model: ModelConfig) -> None:

@@ -5,6 +5,7 @@ DataConfig -> splits -> InputSpec completed -> backend chosen -> PlannedLoader
 
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
@@ -140,6 +141,11 @@ def choose_backend(config: Config, data: Data) -> Backend:
         ValueError: `loader.backend=resident` with images that cannot be held, or dali where it is not installed.
     """
     asked = config.loader.backend
+    if asked == "dali" and not _is_installed("nvidia.dali"):
+        raise ValueError(
+            "loader.backend=dali needs NVIDIA DALI, which is not installed (there are builds for Linux on x86-64: "
+            "pip install nvidia-dali-cuda130); use loader.backend=threads."
+        )
     if asked not in ("auto", "resident"):
         return Backend(asked, "as configured")
     sizes = np.concatenate([source.sizes_N2 for source in _present(data)])
@@ -439,6 +445,13 @@ def _effect_settings(config: Config) -> EffectSettings:
 
 def _fit(spec: InputSpec) -> Fit:
     return Fit(spec.fit, spec.crop_frac)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def _present(data: Data) -> list[Source]:

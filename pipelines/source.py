@@ -103,7 +103,8 @@ class ArraySource:
 
     def take(self, ids: npt.NDArray[np.int64]) -> "ArraySource":
         """The samples `ids`, numbered from 0."""
-        return replace(self, labels_N=self.labels_N[ids], images_NHWC=self.images_NHWC[ids])
+        bad = {place: self.bad[int(old)] for place, old in enumerate(ids) if int(old) in self.bad}
+        return replace(self, labels_N=self.labels_N[ids], images_NHWC=self.images_NHWC[ids], bad=bad)
 
     def fingerprint(self) -> str:
         """A hash of class names, labels and pixels."""

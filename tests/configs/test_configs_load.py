@@ -117,6 +117,57 @@ def test_a_value_of_the_wrong_type_is_refused_naming_key_value_and_type(
         assert value.strip("[]") in str(caught.value)
 
 
+def test_sizes_over_time_are_pairs_on_the_command_line_and_in_a_recipe(parse: Parse, recipe: str) -> None:
+    wanted = ((0.0, 12), (1.5, 16))
+    assert parse("--augment.sizes_px", "[[0, 12], [1.5, 16]]").augment.sizes_px == wanted
+    assert parse(recipe=recipe + "augment:\n  sizes_px: [[0, 12], [1.5, 16]]\n").augment.sizes_px == wanted
+    kinds = [tuple(type(value) for value in pair) for pair in parse("--augment.sizes_px", "[[0, 12]]").augment.sizes_px]
+    assert kinds == [(float, int)]
+    assert parse("--augment.sizes_px", "[]").augment.sizes_px == ()
+
+
+@pytest.mark.parametrize("value", ["12", "[12, 16]", "[[0, 12.5]]", "[[0, 12, 3]]", "[[zero, 12]]"])
+def test_sizes_that_are_no_pairs_of_an_epoch_and_whole_pixels_are_refused_by_name(parse: Parse, value: str) -> None:
+    with pytest.raises(ValueError, match=r'"augment\.sizes_px"'):
+        parse("--augment.sizes_px", value)
+
+
+def test_sizes_in_a_wrong_order_are_refused_with_an_example_that_works(parse: Parse) -> None:
+    with pytest.raises(ValueError, match=re.escape("must begin at epochs that rise from 0; for example ")) as caught:
+        parse("--augment.sizes_px", "[[1, 12], [0, 16]]")
+    assert str(caught.value).startswith("augment.sizes_px=[[1.0, 12], [0.0, 16]] ")
+    example = str(caught.value).partition("for example ")[2].rstrip(".")
+    assert parse("--augment.sizes_px", example).augment.sizes_px == ((0.0, 128), (10.0, 160))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("augment.repeats", "3", 3),
+        ("augment.mixup_alpha", "0.2", 0.2),
+        ("augment.cutmix_alpha", "1", 1.0),
+        ("augment.mix_prob", "0.5", 0.5),
+        ("augment.mix_switch_prob", "0.25", 0.25),
+        ("augment.erase_prob", "0.25", 0.25),
+        ("augment.erase_scale", "[0.1, 0.2]", (0.1, 0.2)),
+        ("augment.erase_ratio", "[0.5, 2]", (0.5, 2.0)),
+        ("augment.noise_std", "0.05", 0.05),
+        ("data.on_bad_sample", "replace", "replace"),
+        ("data.on_bad_eval_sample", "exclude", "exclude"),
+        ("data.max_bad_frac", "0.5", 0.5),
+        ("data.verify", "true", True),
+        ("data.rescan", "true", True),
+        ("loader.backend", "dali", "dali"),
+        ("loader.num_threads", "3", 3),
+        ("loader.prefetch_batches", "4", 4),
+    ],
+)
+def test_every_option_of_the_loader_is_read_from_the_command_line(
+    parse: Parse, option: str, value: str, wanted: Any
+) -> None:
+    assert value_at(parse(f"--{option}", value), option) == wanted
+
+
 def literal_keys() -> dict[str, tuple[str, ...]]:
     """Every key that is a choice among words, with its words."""
     found = {}
@@ -130,8 +181,8 @@ def literal_keys() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_there_are_eleven_keys_that_are_choices_among_words() -> None:
-    assert len(literal_keys()) == 11
+def test_there_are_thirteen_keys_that_are_choices_among_words() -> None:
+    assert len(literal_keys()) == 13
 
 
 @pytest.mark.parametrize("key", literal_keys())
@@ -233,8 +284,11 @@ def test_a_mistake_on_the_command_line_prints_one_message_and_leaves_with_code_2
 
 def everything_changed(config: Config) -> Config:
     """A valid configuration in which many fields of every kind differ from their defaults."""
-    config = replace_section(config, "data", dataset="folder", root="some/where", val_frac=0.25)
-    config = replace_section(config, "augment", crop="rrc", rrc_scale=(0.25, 0.75), flip="alternating")
+    config = replace_section(config, "data", dataset="folder", root="some/where", val_frac=0.25, verify=True)
+    config = replace_section(config, "data", on_bad_sample="replace", on_bad_eval_sample="exclude", max_bad_frac=0.2)
+    config = replace_section(config, "augment", crop="rrc", rrc_scale=(0.25, 0.75), flip="alternating", repeats=2)
+    config = replace_section(config, "augment", sizes_px=((0.0, 48), (1.5, 64)), mixup_alpha=0.2, cutmix_alpha=1.0)
+    config = replace_section(config, "augment", erase_prob=0.25, erase_scale=(0.1, 0.2), noise_std=0.02)
     config = replace_section(config, "model", args={"norm": "layer", "dropout": 0.5, "width": 64})
     config = replace_section(config, "optim", betas=(0.8, 0.95), eps=1e-6, weight_decay=5e-4)
     config = replace_section(config, "train", accumulation=2, precision="bf16", label_smoothing=0.1)
@@ -270,6 +324,7 @@ def test_what_print_config_prints_is_read_back_equal(
 def test_config_to_dict_holds_plain_values_only(config: Config) -> None:
     plain = config_to_dict(everything_changed(config))
     assert plain["input"]["mean"] == [0.1, 0.2, 0.3]
+    assert plain["augment"]["sizes_px"] == [[0.0, 48], [1.5, 64]]
     assert plain["run"]["out"] == "runs/here"
     assert plain == yaml.safe_load(yaml.safe_dump(plain))
 
@@ -282,6 +337,7 @@ def another_value(value: Any, key: str) -> Any:
     if key == "data.root":
         return "elsewhere/digits"
     named = {"input.mean": (0.5,), "input.std": (0.25,), "model.args": {"width": 64}, "run.out": "x", "model.name": "x"}
+    named["augment.sizes_px"] = ((0.5, 16),)
     if key in named:
         return named[key]
     if isinstance(value, bool):
@@ -331,11 +387,13 @@ def config_to_plain(config: Config) -> Any:
     return Plain(config_to_dict(config))
 
 
-def test_a_key_that_an_older_run_did_not_have_is_a_difference_unless_it_is_unset(config: Config) -> None:
+def test_a_key_that_an_older_run_did_not_have_had_its_default(config: Config) -> None:
     plain = config_to_dict(config)
     old = {**plain, "train": {**plain["train"]}, "input": {**plain["input"]}}
     del old["train"]["label_smoothing"], old["input"]["mean"]
-    assert differing_keys(plain, old) == ["train.label_smoothing: None -> 0.0"]
+    assert differing_keys(plain, old) == []
+    smoothed = config_to_dict(replace_section(config, "train", label_smoothing=0.1))
+    assert differing_keys(smoothed, old) == ["train.label_smoothing: 0.0 -> 0.1"]
 
 
 def test_the_run_folder_is_named_after_data_and_model_and_survives_a_move_of_the_data(config: Config) -> None:

@@ -119,8 +119,12 @@ def test_fields_that_may_change_are_those_that_say_where_or_how_fast() -> None:
     may_change = set(config_keys()) - set(config_keys(may_change=False))
     assert may_change == {
         "data.root",
+        "data.verify",
+        "data.rescan",
         "loader.backend",
+        "loader.num_threads",
         "loader.num_workers",
+        "loader.prefetch_batches",
         "loader.resident_max_gib",
         "run.out",
         "run.log_every_steps",

@@ -1,5 +1,7 @@
 """Evaluation against scikit-learn, and its counting."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -26,15 +28,19 @@ def module():
     return nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, NUM_CLASSES)).double()
 
 
+@pytest.fixture
+def score_of(runtime, bad_log):
+    """score_of(module, loader): the evaluation on this process."""
+    return functools.partial(evaluate, num_classes=NUM_CLASSES, runtime=runtime, bad_log=bad_log, step=40)
+
+
 @pytest.mark.parametrize("batch_size", [1, 10, 53, 64])
-def test_scores_are_scikit_learns_and_every_sample_counts_once(runtime, make_loader, data, module, batch_size):
+def test_scores_are_scikit_learns_and_every_sample_counts_once(score_of, make_loader, data, module, batch_size):
     inputs, labels = data
-    score = evaluate(
-        module, make_loader(inputs, labels, batch_size=batch_size), num_classes=NUM_CLASSES, runtime=runtime
-    )
+    score = score_of(module, make_loader(inputs, labels, batch_size=batch_size))
     logits = module.eval()(inputs).detach()
     probabilities, classes = logits.softmax(dim=1).numpy(), np.arange(NUM_CLASSES)
-    assert score.num_samples == 53
+    assert (score.num_samples, score.num_excluded) == (53, 0)
     assert score.top1_frac == accuracy_score(labels, logits.argmax(dim=1))
     assert score.top5_frac == top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
     assert score.loss == pytest.approx(log_loss(labels, probabilities, labels=classes), abs=1e-6)
@@ -43,39 +49,37 @@ def test_scores_are_scikit_learns_and_every_sample_counts_once(runtime, make_loa
         assert frac == accuracy_score(labels[of_class], logits.argmax(dim=1)[of_class])
 
 
-def test_the_module_is_left_in_the_mode_it_was_in(runtime, make_loader, data, module):
+def test_the_module_is_left_in_the_mode_it_was_in(score_of, make_loader, data, module):
     loader = make_loader(*data, batch_size=10)
     for mode in (True, False):
         module.train(mode)
-        evaluate(module, loader, num_classes=NUM_CLASSES, runtime=runtime)
+        score_of(module, loader)
         assert module.training is mode
 
 
-def test_a_loader_that_loses_samples_is_found_out(runtime, make_loader, data, module):
+def test_a_loader_that_loses_samples_is_found_out(score_of, make_loader, data, module):
     loader = make_loader(*data, batch_size=10)
     loader.steps_per_epoch -= 1
-    with pytest.raises(RuntimeError, match="counted 50 samples, but the split has 53"):
-        evaluate(module, loader, num_classes=NUM_CLASSES, runtime=runtime)
+    with pytest.raises(RuntimeError, match="counted 50 samples and excluded 0, but the split has 53"):
+        score_of(module, loader)
 
 
-def test_a_loss_that_is_not_finite_is_an_error(runtime, make_loader, data, module):
+def test_a_loss_that_is_not_finite_is_an_error(score_of, make_loader, data, module):
     inputs, labels = data
     inputs[3] = float("nan")
     with pytest.raises(FloatingPointError, match="loss of 1 of 53 evaluated samples is not finite"):
-        evaluate(module, make_loader(inputs, labels, batch_size=10), num_classes=NUM_CLASSES, runtime=runtime)
+        score_of(module, make_loader(inputs, labels, batch_size=10))
 
 
-def test_five_classes_have_no_top_5(runtime, make_loader, data, module):
+def test_five_classes_have_no_top_5(score_of, make_loader, data, module):
     inputs, labels = data
-    score = evaluate(
-        nn.Linear(4, 5).double(), make_loader(inputs, labels % 5, batch_size=10), num_classes=5, runtime=runtime
-    )
+    score = score_of(nn.Linear(4, 5).double(), make_loader(inputs, labels % 5, batch_size=10), num_classes=5)
     assert score.top5_frac is None
     assert "test/top5_frac" not in to_metrics(score, split="test")
 
 
 def test_metrics_are_flat_and_a_class_without_samples_is_left_out():
-    score = Evaluation(4, 3, 0.75, None, 0.5, (1.0, None, 0.5))
+    score = Evaluation(4, 0, 3, 0.75, None, 0.5, (1.0, None, 0.5))
     assert to_metrics(score, split="val", class_names=("cat", "dog", "eel")) == {
         "val/top1_frac": 0.75,
         "val/loss": 0.5,
@@ -86,20 +90,83 @@ def test_metrics_are_flat_and_a_class_without_samples_is_left_out():
 
 
 def test_the_summary_line_gives_counts():
-    line = summary_line(Evaluation(360, 355, 355 / 360, 1.0, 0.04321, ()), split="test")
+    line = summary_line(Evaluation(360, 0, 355, 355 / 360, 1.0, 0.04321, ()), split="test")
     assert line == "test: top-1 98.61 % (355 of 360), top-5 100.00 %, loss 0.0432"
 
 
-def test_losses_of_a_diverged_network_are_an_error_not_a_wrapped_number(runtime, make_loader, data, module):
+def test_losses_of_a_diverged_network_are_an_error_not_a_wrapped_number(score_of, make_loader, data, module):
     inputs, labels = data
     with pytest.raises(FloatingPointError, match="beyond all bounds: training has diverged"):
-        evaluate(module, make_loader(inputs * 1e14, labels, batch_size=10), num_classes=NUM_CLASSES, runtime=runtime)
+        score_of(module, make_loader(inputs * 1e14, labels, batch_size=10))
 
 
-def test_large_losses_are_summed_exactly(runtime, make_loader, data):
+def test_large_losses_are_summed_exactly(score_of, make_loader, data):
     inputs, labels = data
     module = nn.Linear(4, NUM_CLASSES, bias=False).double()
-    score = evaluate(module, make_loader(inputs * 1e7, labels, batch_size=7), num_classes=NUM_CLASSES, runtime=runtime)
+    score = score_of(module, make_loader(inputs * 1e7, labels, batch_size=7))
     expected = torch.nn.functional.cross_entropy(module(inputs * 1e7), labels).item()
     assert score.loss > 1e6
     assert score.loss == pytest.approx(expected, rel=1e-12)
+
+
+# --- samples that cannot be read
+
+BAD = (0, 7, 8, 52)
+
+
+@pytest.mark.parametrize("batch_size", [1, 10, 53, 64])
+def test_excluded_samples_are_not_counted_and_the_others_all_are(score_of, make_loader, data, module, batch_size):
+    inputs, labels = data
+    score = score_of(module, make_loader(inputs, labels, batch_size=batch_size, split="val", bad=BAD))
+    rest = torch.tensor([row for row in range(53) if row not in BAD])
+    logits = module.eval()(inputs[rest]).detach()
+    assert (score.num_samples, score.num_excluded) == (49, 4)
+    assert score.top1_frac == accuracy_score(labels[rest], logits.argmax(dim=1))
+    assert score.loss == pytest.approx(
+        log_loss(labels[rest], logits.softmax(dim=1).numpy(), labels=np.arange(NUM_CLASSES)), abs=1e-6
+    )
+    metrics = to_metrics(score, split="val")
+    assert (metrics["val/num_samples"], metrics["val/num_excluded"]) == (49, 4)
+
+
+def test_a_loss_that_is_not_finite_does_not_matter_on_an_excluded_row(score_of, make_loader, data, module):
+    inputs, labels = data
+    inputs[3] = float("nan")
+    assert score_of(module, make_loader(inputs, labels, batch_size=10, split="val", bad=(3,))).num_samples == 52
+
+
+def test_each_evaluation_of_the_same_loader_counts_alike_and_prints_each_file_once(
+    score_of, make_loader, data, module, progress
+):
+    loader = make_loader(*data, batch_size=10, split="val", bad=BAD)
+    assert score_of(module, loader) == score_of(module, loader)
+    lines = progress._stream.getvalue().splitlines()
+    assert lines == [f"not counted: val/{number}.png: burnt" for number in BAD]
+
+
+def test_as_many_bad_samples_as_are_allowed_pass_and_one_more_stops_the_run(score_of, make_loader, data, module):
+    assert score_of(module, make_loader(*data, batch_size=10, split="val", bad=BAD, max_num_bad=4)).num_excluded == 4
+    wanted = (
+        r"^4 of 53 images of this epoch could not be read \(bad_samples.jsonl in the run folder lists them\), and "
+        r"data\.max_bad_frac allows 3\. Repair the data, or raise data\.max_bad_frac in a new run\.$"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        score_of(module, make_loader(*data, batch_size=10, split="val", bad=BAD, max_num_bad=3))
+
+
+def test_bad_samples_that_are_too_many_are_told_before_the_run_stops(score_of, make_loader, data, module, progress):
+    with pytest.raises(ValueError, match="allows 0"):
+        score_of(module, make_loader(*data, batch_size=10, split="val", bad=BAD, max_num_bad=0))
+    assert len(progress._stream.getvalue().splitlines()) == 4
+
+
+def test_a_split_of_which_nothing_can_be_read_has_no_score(score_of, make_loader, data, module):
+    with pytest.raises(ValueError, match="evaluation has nothing to count: no image of the split could be read"):
+        score_of(module, make_loader(*data, batch_size=10, split="val", bad=tuple(range(53))))
+
+
+def test_the_summary_line_says_how_many_were_not_counted():
+    line = summary_line(Evaluation(358, 2, 355, 355 / 358, 1.0, 0.04321, ()), split="test")
+    assert line == (
+        "test: top-1 99.16 % (355 of 358), top-5 100.00 %, loss 0.0432; 2 not counted: they could not be read"
+    )

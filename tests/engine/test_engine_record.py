@@ -72,7 +72,7 @@ def test_metrics_come_back_without_a_line_that_was_cut(folder):
     with open(folder.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "tra')
     assert [row["step"] for row in folder.read_metrics()] == [1, 2, 3]
-    folder.drop_metrics_after(2)
+    folder.drop_rows_after(2)
     folder.append_metrics({"step": 3, "train/loss": 0.0})
     assert folder.read_metrics() == [
         {"step": 1, "train/loss": 1.0},
@@ -81,8 +81,29 @@ def test_metrics_come_back_without_a_line_that_was_cut(folder):
     ]
 
 
-def test_no_metrics_are_no_rows(tmp_path):
+def test_no_metrics_and_no_bad_samples_are_no_rows(tmp_path):
     assert RunFolder(tmp_path).read_metrics() == []
+    assert RunFolder(tmp_path).read_bad_samples() == []
+
+
+def test_bad_samples_come_back_and_those_of_after_a_step_are_dropped_with_the_metrics(folder):
+    for step in (0, 3, 3, 8):
+        folder.append_bad_samples([{"after_step": step, "name": "träin/1.png"}, {"after_step": step, "name": "b"}])
+    with open(folder.path / "bad_samples.jsonl", "a") as file:
+        file.write('{"after_step": 9, "na')  # a kill cut this line
+    assert [row["after_step"] for row in folder.read_bad_samples()] == [0, 0, 3, 3, 3, 3, 8, 8]
+    folder.drop_rows_after(3)
+    assert [row["after_step"] for row in folder.read_bad_samples()] == [0, 0, 3, 3, 3, 3]
+    assert folder.read_bad_samples()[0]["name"] == "träin/1.png"
+    folder.append_bad_samples([])
+    folder.drop_rows_after(0)
+    assert len(folder.read_bad_samples()) == 2
+
+
+def test_a_run_without_bad_samples_leaves_no_list(folder):
+    folder.append_metrics({"step": 1})
+    folder.drop_rows_after(1)
+    assert not (folder.path / "bad_samples.jsonl").exists()
 
 
 def test_the_result_comes_back(folder):
@@ -120,10 +141,15 @@ def test_a_run_whose_configuration_is_gone_is_not_continued(folder):
         folder.check_continues(config_to_dict(CONFIG) | {"resume": "never"})
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "result.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["config.yaml", "result.json", "metrics.jsonl", "bad_samples.jsonl"])
 def test_a_broken_file_is_named(folder, name):
     (folder.path / name).write_text("{ broken\n")
-    read = {"config.yaml": folder.read_config, "result.json": folder.read_result, "metrics.jsonl": folder.read_metrics}
+    read = {
+        "config.yaml": folder.read_config,
+        "result.json": folder.read_result,
+        "metrics.jsonl": folder.read_metrics,
+        "bad_samples.jsonl": folder.read_bad_samples,
+    }
     with pytest.raises(ValueError, match=rf"{name}.* cannot be read"):
         read[name]()
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from executor_builders import DALI_IS_EXPECTED
 from PIL import Image
 
 from configs.schema import (
@@ -40,8 +41,9 @@ BACKENDS = {
     "workers_0": {"backend": "reference", "num_workers": 0},
     "workers_2": {"backend": "reference", "num_workers": 2},
     "resident": {"backend": "resident"},
-    "dali": {"backend": "dali", "num_threads": 2},
 }
+if DALI_IS_EXPECTED:
+    BACKENDS["dali"] = {"backend": "dali", "num_threads": 2}
 EVERYTHING = AugmentConfig(
     crop="pad",
     pad_px=3,
@@ -172,8 +174,8 @@ def wanted(divisible: str, data_of: Callable[[Config], Data]) -> list[list[Step]
 
 
 def test_every_backend_and_world_size_is_tried() -> None:
-    assert {settings["backend"] for settings in BACKENDS.values()} == {"threads", "reference", "resident", "dali"}
-    assert len(BACKENDS) * len(WORLD_SIZES) == 35
+    assert {settings["backend"] for settings in BACKENDS.values()} >= {"threads", "reference", "resident"}
+    assert len(BACKENDS) * len(WORLD_SIZES) == (35 if DALI_IS_EXPECTED else 30)
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
@@ -222,7 +224,7 @@ def test_crops_and_repeats_are_the_same_too(
 ) -> None:
     """With a resize, so pixels are compared by the contract test; here it is what was decided."""
     seen = set()
-    for backend, world_size in (("threads_4", 1), ("dali", 3), ("resident", 8), ("workers_0", 7)):
+    for backend, world_size in (("threads_4", 1), (list(BACKENDS)[-1], 3), ("resident", 8), ("workers_0", 7)):
         config = make_config(divisible, backend=backend, augment=augment)
         ranks = Ranks(config, data_of(config), world_size)
         total = hashlib.sha256()

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from broken_source import BrokenSource
 from PIL import Image
 
 from pipelines.geometry import carry_out, carry_out_plan, shift_and_flip
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
-from pipelines.source import ArraySource
 
 Pixels = npt.NDArray[np.uint8]
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -112,7 +112,8 @@ def test_shift_and_flip_gathers_rows_as_numpy_pads_them_for_every_shift(channels
 
 def test_a_plan_is_carried_out_row_by_row_and_unreadable_rows_are_named_with_the_reason_alone() -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
-    source = Damaged(class_names=("a",), labels_N=np.zeros(6, dtype=np.int64), images_NHWC=images)
+    labels_N = np.zeros(6, dtype=np.int64)
+    source = BrokenSource(class_names=("a",), labels_N=labels_N, images_NHWC=images, broken={1: "it is sample 1"})
     ids = np.array([5, 1, 4, 0])
     plan = plan_training(
         ids,
@@ -132,12 +133,3 @@ def test_a_plan_is_carried_out_row_by_row_and_unreadable_rows_are_named_with_the
     for row in (0, 2, 3, 4, 6, 7):
         wanted = carry_out(images[plan.ids_N[row]], plan=plan, row=row, interpolation="bilinear")
         assert torch.equal(carried.images_NHWC[row], wanted)
-
-
-class Damaged(ArraySource):
-    """Of which sample 1 cannot be read."""
-
-    def read_image(self, sample_id: int, *, channels: int, scratch: object = None) -> Pixels:
-        if sample_id == 1:
-            raise ValueError("it is sample 1")
-        return super().read_image(sample_id, channels=channels)

@@ -1,10 +1,11 @@
-"""Many small tasks by threads: in order, complete, and an error comes through."""
+"""Many small tasks by threads: in order, complete, and an error comes through; rows shared out."""
 
 import threading
 
+import numpy as np
 import pytest
 
-from pipelines.parallel import map_in_threads
+from pipelines.parallel import RowPool, map_in_threads
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1000])
@@ -31,3 +32,59 @@ def test_an_error_of_one_item_reaches_the_caller() -> None:
 def test_no_bar_is_drawn_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     list(map_in_threads(str, range(200), title="t", unit="u", show_progress=True))
     assert capsys.readouterr() == ("", "")
+
+
+LARGE = 2**20  # bytes a row: worth a thread each
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 7, 64, 1000])
+@pytest.mark.parametrize("bytes_per_row", [1, 10_000, LARGE])
+def test_every_row_is_worked_on_once(num_threads: int, num_rows: int, bytes_per_row: int) -> None:
+    counts = np.zeros(num_rows, dtype=np.int64)
+
+    def count(start: int, stop: int) -> None:
+        counts[start:stop] += 1
+
+    pool = RowPool(num_threads)
+    for _ in range(3):
+        pool.run(count, num_rows=num_rows, bytes_per_row=bytes_per_row)
+    assert counts.tolist() == [3] * num_rows
+
+
+def parts_of(pool: RowPool, *, num_rows: int, bytes_per_row: int) -> dict[tuple[int, int], int]:
+    """Which thread worked on which rows."""
+    parts: dict[tuple[int, int], int] = {}
+    pool.run(
+        lambda start, stop: parts.update({(start, stop): threading.get_ident()}),
+        num_rows=num_rows,
+        bytes_per_row=bytes_per_row,
+    )
+    return parts
+
+
+def test_large_work_is_shared_in_equal_parts_and_the_caller_does_one_of_them() -> None:
+    parts = parts_of(RowPool(4), num_rows=10, bytes_per_row=LARGE)
+    assert sorted(parts) == [(0, 2), (2, 5), (5, 7), (7, 10)]
+    assert parts[0, 2] == threading.get_ident()
+    assert threading.get_ident() not in {parts[2, 5], parts[5, 7], parts[7, 10]}
+
+
+@pytest.mark.parametrize(("num_threads", "num_rows", "bytes_per_row"), [(1, 100, LARGE), (4, 100, 8), (4, 1, LARGE)])
+def test_work_that_is_not_worth_a_thread_is_done_by_the_caller(
+    num_threads: int, num_rows: int, bytes_per_row: int
+) -> None:
+    parts = parts_of(RowPool(num_threads), num_rows=num_rows, bytes_per_row=bytes_per_row)
+    assert parts == {(0, num_rows): threading.get_ident()}
+
+
+@pytest.mark.parametrize("failing", [0, 9])
+def test_an_error_in_any_part_reaches_the_caller(failing: int) -> None:
+    def fail(start: int, stop: int) -> None:
+        if start <= failing < stop:
+            raise ValueError(f"row {failing} is bad")
+
+    pool = RowPool(3)
+    with pytest.raises(ValueError, match=f"row {failing} is bad"):
+        pool.run(fail, num_rows=10, bytes_per_row=LARGE)
+    assert len(parts_of(pool, num_rows=10, bytes_per_row=LARGE)) == 3, "it serves on"

@@ -1,5 +1,7 @@
 """Images in memory as a source."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,19 @@ def test_take_keeps_the_rows_asked_for() -> None:
     part = make_source().take(np.array([5, 2]))
     assert part.labels_N.tolist() == [1, 0]
     assert part.images_NHWC.tolist() == make_source().images_NHWC[[5, 2]].tolist()
+
+
+def test_take_numbers_bad_samples_anew_and_forgets_those_that_are_left_out() -> None:
+    source = dataclasses.replace(make_source(), bad={5: "burnt", 3: "torn"})
+    assert source.take(np.array([0, 5, 2])).bad == {1: "burnt"}
+    assert source.take(np.array([1, 2])).bad == {}
+
+
+def test_images_in_memory_are_called_by_their_number_are_no_jpegs_and_readable_unless_said() -> None:
+    source = make_source()
+    assert source.describe(4) == "image 4"
+    assert source.read_jpeg(4) is None
+    assert source.bad == {}
 
 
 def test_the_fingerprint_depends_on_names_labels_and_pixels() -> None:

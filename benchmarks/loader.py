@@ -1,0 +1,250 @@
+"""Our loader and other people's at the same two jobs, side by side in one run.
+
+    python -m benchmarks.loader cifar --images /DIR/cifar10          # a folder with train/<class>/*.jpg
+    python -m benchmarks.loader imagenet --images /DIR               # a folder of JPEG files
+    python -m benchmarks.loader imagenet --images /DIR --only threads dali
+
+Each contender is a process of its own, so that its memory can be told, and none but one works at a time: they take
+turns, an epoch each. The first epoch (workers start, code compiles) is dropped. Peers come with the group `benchmarks`;
+one that is not installed is listed as such.
+"""
+
+import argparse
+import csv
+import importlib.metadata
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from benchmarks.ours import OURS_CIFAR, OURS_IMAGENET
+from benchmarks.peers import (
+    PEERS_CIFAR,
+    PEERS_IMAGENET,
+    RESIZES,
+    CifarJob,
+    Epoch,
+    ImagenetJob,
+    mean_difference_from_pillow,
+)
+
+_RESULTS = Path(__file__).parent / "results"
+_MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+_IMAGENET_REPEATS = 4  # how often an epoch goes over the files: 250 of them make 1,000 images
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "numba",
+    "simplejpeg",
+    "nvidia-dali-cuda130",
+    "ffcv",
+    "albumentations",
+    "timm",
+)
+
+
+class Measured(NamedTuple):
+    """Images per second of each epoch, and the memory of all processes (proportional set size) after it, in MiB."""
+
+    images_per_s: list[float]
+    memory_mib: list[float]
+
+
+def main() -> None:
+    """Measures, prints a table, writes it to benchmarks/results/."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=["cifar", "imagenet"])
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders to measure; default: all")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender:
+        serve(
+            builders(options.job)[options.contender],
+            make_job(options.job, options.images, options.folder, options.threads),
+        )
+        return
+    names = options.only or list(builders(options.job))
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure(options.job, names, images=options.images, folder=Path(folder), options=options)
+        paths = sorted(str(path) for path in options.images.rglob("*.JPEG"))[:32]
+    report(options.job, measured, differences=_differences(names, paths) if options.job == "imagenet" else {})
+
+
+def builders(job: str) -> dict[str, Callable[[Any], Epoch]]:
+    """Name -> builder of every contender at a job, ours first."""
+    return {**OURS_CIFAR, **PEERS_CIFAR} if job == "cifar" else {**OURS_IMAGENET, **PEERS_IMAGENET}
+
+
+def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJob | ImagenetJob:
+    """The job, on the images below a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "imagenet":
+        paths = sorted(str(path) for path in images.rglob("*.JPEG")) * _IMAGENET_REPEATS
+        return ImagenetJob(paths=paths, folder=folder, num_threads=num_threads)
+    stored = folder.parent / "cifar.npz"
+    if not stored.exists():
+        classes = sorted(path for path in (images / "train").iterdir() if path.is_dir())
+        files = [(path, label) for label, each in enumerate(classes) for path in sorted(each.iterdir())]
+        pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in files])
+        np.savez(stored, images=pixels, labels=np.array([label for _, label in files]))
+    with np.load(stored) as arrays:
+        return CifarJob(
+            images_NHWC=arrays["images"],
+            labels_N=arrays["labels"],
+            mean=_MEAN,
+            std=_STD,
+            folder=folder,
+            num_threads=num_threads,
+        )
+
+
+def serve(build: Callable[[Any], Epoch], job: CifarJob | ImagenetJob) -> None:
+    """One contender: an epoch for each line on standard input, answered with images and seconds."""
+    torch.set_num_threads(job.num_threads)
+    epoch = build(job)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        num_images = sum(len(images) for images in epoch())
+        print(num_images, time.perf_counter() - start, flush=True)
+
+
+def measure(
+    job: str, names: list[str], *, images: Path, folder: Path, options: argparse.Namespace
+) -> dict[str, Measured | str]:
+    """Lets the contenders take turns; gives what each did, or why it did nothing."""
+    make_job(job, images, folder / "shared", options.threads)  # decoded once, for all
+    running: dict[str, subprocess.Popen[str]] = {}
+    measured: dict[str, Measured | str] = {}
+    for name in names:
+        command = [sys.executable, "-m", "benchmarks.loader", job, "--images", str(images), "--contender", name]
+        command += ["--folder", str(folder / name), "--threads", str(options.threads)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        if _answer(process) == "ready":
+            running[name], measured[name] = process, Measured([], [])
+        else:
+            measured[name] = _last_line(process)
+    for repeat in range(options.repeats + 1):
+        for name, process in running.items():
+            num_images, seconds = _epoch(process)
+            result = measured[name]
+            if repeat > 0 and isinstance(result, Measured):
+                result.images_per_s.append(num_images / seconds)
+                result.memory_mib.append(_memory_mib(process.pid))
+            print(f"{repeat}/{options.repeats} {name}: {num_images / seconds:,.0f} images/s", file=sys.stderr)
+    for process in running.values():
+        process.kill()
+    return measured
+
+
+def report(job: str, measured: dict[str, Measured | str], *, differences: dict[str, float]) -> None:
+    """Prints a table in order of speed, and writes the same as CSV."""
+    rows = []
+    ranked = sorted(measured.items(), key=lambda item: -_median(item[1]))
+    print(f"{'':22} {'images/s':>10} {'lowest':>10} {'highest':>10} {'MiB':>8}  mean difference from Pillow, of 255")
+    for name, result in ranked:
+        if isinstance(result, str):
+            print(f"{name:22} not measured: {result}")
+            continue
+        speeds = result.images_per_s
+        difference = f"{differences[name]:.3f}" if name in differences else ""
+        row = [round(statistics.median(speeds)), round(min(speeds)), round(max(speeds)), round(max(result.memory_mib))]
+        print(
+            f"{name:22} "
+            + " ".join(f"{value:>{width},}" for value, width in zip(row, (10, 10, 10, 8), strict=True))
+            + f"  {difference}"
+        )
+        rows.append([name, *row, difference, len(speeds)])
+    _RESULTS.mkdir(exist_ok=True)
+    with open(_RESULTS / f"loader_{job}.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["contender", "images_per_s", "lowest", "highest", "memory_mib", "difference_of_255", "repeats", *_about()]
+        )
+        writer.writerows([*row, *_about().values()] for row in rows)
+
+
+def _median(result: Measured | str) -> float:
+    return statistics.median(result.images_per_s) if isinstance(result, Measured) else 0.0
+
+
+def _about() -> dict[str, str]:
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    versions = [f"{name} {_version(name)}" for name in _PACKAGES]
+    return {
+        "date": str(date.today()),
+        "commit": commit.stdout.strip(),
+        "cpu": f"{psutil.cpu_count()} cores of {cpu}",
+        "versions": "; ".join([f"python {platform.python_version()}", *versions]),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "-"
+
+
+def _differences(names: list[str], paths: list[str]) -> dict[str, float]:
+    same = {"threads": "simplejpeg_and_torch", "reference": "torchvision_tensors", "dali_planned": "dali"}
+    found = {}
+    for name in names:
+        if same.get(name, name) in RESIZES:
+            try:
+                found[name] = mean_difference_from_pillow(same.get(name, name), paths=paths)
+            except ImportError:
+                continue
+    return found
+
+
+def _answer(process: "subprocess.Popen[str]") -> str:
+    """The next line that is an answer; FFCV and others print of their own accord."""
+    output: IO[str] | None = process.stdout
+    assert output is not None, "it was opened as a pipe"
+    for line in output:
+        words = line.split()
+        if words == ["ready"] or (len(words) == 2 and words[0].isdigit()):
+            return line.strip()
+    return ""
+
+
+def _epoch(process: "subprocess.Popen[str]") -> tuple[int, float]:
+    assert process.stdin is not None, "it was opened as a pipe"
+    process.stdin.write("epoch\n")
+    process.stdin.flush()
+    num_images, seconds = _answer(process).split()
+    return int(num_images), float(seconds)
+
+
+def _last_line(process: "subprocess.Popen[str]") -> str:
+    errors = process.stderr.read() if process.stderr else ""
+    return (errors.strip().splitlines() or ["ended without a word"])[-1]
+
+
+def _memory_mib(pid: int) -> float:
+    family: Iterator[psutil.Process] = iter([psutil.Process(pid), *psutil.Process(pid).children(recursive=True)])
+    return sum(process.memory_full_info().pss for process in family) / 2**20
+
+
+if __name__ == "__main__":
+    main()
