@@ -188,7 +188,8 @@ def _median(result: Measured | str) -> float:
 
 def _about() -> dict[str, str]:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     versions = [f"{name} {_version(name)}" for name in _PACKAGES]
     return {
         "date": str(date.today()),
@@ -243,7 +244,7 @@ def _last_line(process: "subprocess.Popen[str]") -> str:
 
 def _memory_mib(pid: int) -> float:
     family: Iterator[psutil.Process] = iter([psutil.Process(pid), *psutil.Process(pid).children(recursive=True)])
-    return sum(process.memory_full_info().pss for process in family) / 2**20
+    return float(sum(process.memory_full_info().pss for process in family)) / 2**20
 
 
 if __name__ == "__main__":

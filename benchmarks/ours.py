@@ -27,9 +27,9 @@ from pipelines.execution import Executor
 from pipelines.executors.dali import DaliExecutor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.threads import ThreadsExecutor
-from pipelines.folder import scan_folder
 from pipelines.order import TrainingOrder
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
+from pipelines.scan import scan_folder
 from pipelines.source import ArraySource, Source
 
 

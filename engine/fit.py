@@ -80,9 +80,9 @@ class FitSettings(NamedTuple):
 class Job(NamedTuple):
     """What stays the same throughout a fit.
 
-    phases: in their order. loss_fn: what is learned. validate: (module, step) -> score on val, None without val. card: what
-    the weights are, kept in each checkpoint. bad_log: where images that cannot be read are written. folder, runtime,
-    settings, progress: where, with whom, how, what is shown.
+    phases: in their order. loss_fn: what is learned. validate: (module, step) -> score on val, None without val. card:
+    what the weights are, kept in each checkpoint. bad_log: where images that cannot be read are written. folder,
+    runtime, settings, progress: where, with whom, how, what is shown.
     """
 
     phases: list[Phase]

@@ -20,7 +20,6 @@ from pipelines.execution import Executor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.resident import ResidentExecutor, Store, load_store
 from pipelines.executors.threads import ThreadsExecutor
-from pipelines.folder import scan_folder
 from pipelines.geometry import carry_out_plan
 from pipelines.index import default_cache
 from pipelines.loader import Draw, PlannedLoader
@@ -28,6 +27,7 @@ from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, Plan, plan_evaluation, plan_training
 from pipelines.policy import WHAT_TO_DO, Action, Policy
+from pipelines.scan import scan_folder
 from pipelines.source import Source
 from pipelines.split import split_source
 from pipelines.statistics import measure_statistics
@@ -148,7 +148,7 @@ def choose_backend(config: Config, data: Data) -> Backend:
         )
     if asked not in ("auto", "resident"):
         return Backend(asked, "as configured")
-    sizes = np.concatenate([source.sizes_N2 for source in _present(data)])
+    sizes = np.concatenate([source.sizes_N2 for source in _splits(data).values()])
     sizes = sizes[sizes[:, 0] > 0]  # not those whose header could not be read
     drawn = _windows_are_drawn(config, data)
     if drawn and (sizes != sizes[0]).any():
@@ -193,8 +193,7 @@ def split_of(data: Data, split: str) -> Source:
     """
     source = {"train": data.train, "val": data.val, "test": data.test}[split]
     if source is None:
-        present = [name for name in ("train", "val", "test") if getattr(data, name) is not None]
-        raise ValueError(f"the data has no {split}; there is {', '.join(present)}.")
+        raise ValueError(f"the data has no {split}; there is {', '.join(_splits(data))}.")
     return source
 
 
@@ -213,8 +212,7 @@ def check_classes(data: Data, class_names: Sequence[str]) -> None:
 
 def fingerprint_splits(data: Data) -> dict[str, str]:
     """What each split holds, as hashes, for a checkpoint to remember."""
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    return {name: source.fingerprint() for name, source in splits.items() if source is not None}
+    return {name: source.fingerprint() for name, source in _splits(data).items()}
 
 
 def describe_data(data: Data, loaders: Loaders) -> str:
@@ -227,8 +225,15 @@ def describe_data(data: Data, loaders: Loaders) -> str:
         f"data: {', '.join(sizes)}; {len(data.train.class_names)} classes; {train.num_left_out} images left out of "
         f"each epoch of {train.steps_per_epoch} steps\n"
         f"input: {spec.size_px}x{spec.size_px}, {spec.channels} channel(s), mean ({mean}), std ({std})\n"
-        f"loader: {loaders.backend.name} ({loaders.backend.reason})"
+        f"loader: {loaders.backend.name} ({loaders.backend.reason})" + _describe_bad(data)
     )
+
+
+def _describe_bad(data: Data) -> str:
+    """A line on the images that are known to be unreadable; nothing where there are none."""
+    done = {"train": "replaced", "val": "not counted", "test": "not counted"}
+    known = [f"{len(source.bad)} of {split} ({done[split]})" for split, source in _splits(data).items() if source.bad]
+    return f"\ncannot be read: {', '.join(known)}" if known else ""
 
 
 def build_training_loader(
@@ -454,8 +459,9 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _present(data: Data) -> list[Source]:
-    return [source for source in (data.train, data.val, data.test) if source is not None]
+def _splits(data: Data) -> dict[str, Source]:
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: source for name, source in splits.items() if source is not None}
 
 
 def _given(value: _T | None) -> _T:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.load import DEFAULT_RECIPE
+from engine.record import RunFolder
 
 TWO_CLASSES = {"train": {"dark": 24, "light": 24}, "test": {"dark": 7, "light": 6}}
 
@@ -121,7 +122,7 @@ def test_random_resized_crops_of_photographs_of_any_size_train(folder_recipe, ma
         train={"epochs": 1, "global_batch_size": 4},
     )
     output = succeed("train.py", "--config", str(recipe), "--run.out", str(tmp_path / "run"))
-    assert "loader: reference (random-resized-crop of images of several sizes)" in output
+    assert "loader: threads (windows or sizes are drawn, from images of several sizes)" in output
     assert "test" not in json.loads((tmp_path / "run" / "result.json").read_text())
 
 
@@ -181,7 +182,7 @@ def test_one_unreadable_image_is_named(folder_recipe, make_folder, backend, tmp_
     )
     assert done.returncode == 1
     assert str(broken) in done.stderr
-    assert "truncated" in done.stderr
+    assert "Premature end of JPEG file" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -189,8 +190,49 @@ def test_a_file_that_is_no_image_is_named_before_any_work(folder_recipe, make_fo
     root = make_folder(TWO_CLASSES)
     (root / "train" / "dark" / "page.jpg").write_text("<html>not found</html>")
     message = fail("train.py", "--config", str(folder_recipe(root=root)))
-    assert "1 of 49 files cannot be read as images" in message
+    assert "1 of 36 images cannot be read" in message  # a quarter of train is set aside as val
     assert "page.jpg: not an image in any format that Pillow reads" in message
+
+
+@pytest.fixture
+def folder_with_cut_images(make_folder):
+    """Train, val and test, with an image of train and one of test cut behind their headers."""
+    root = make_folder(TWO_CLASSES | {"val": {"dark": 6, "light": 6}})
+    for name in ("train/light/003.png", "test/dark/002.png"):
+        content = (root / name).read_bytes()
+        (root / name).write_bytes(content[: len(content) // 2])
+    return root
+
+
+def test_a_cut_image_stops_the_run_before_it_begins(folder_recipe, folder_with_cut_images, tmp_path):
+    recipe = folder_recipe(root=folder_with_cut_images, input={"mean": [0.5] * 3, "std": [0.25] * 3})
+    message = fail("train.py", "--config", str(recipe), "--run.out", str(tmp_path / "run"))
+    assert "1 of 48 images cannot be read:" in message
+    assert f"{folder_with_cut_images / 'train/light/003.png'}: " in message
+    assert "--data.on_bad_sample replace (in training), --data.on_bad_eval_sample exclude (in evaluation)" in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_goes_on_without_cut_images_and_lists_them(folder_recipe, folder_with_cut_images, tmp_path):
+    root, out = folder_with_cut_images, tmp_path / "run"
+    policy = ("--data.on_bad_sample", "replace", "--data.on_bad_eval_sample", "exclude", "--data.max_bad_frac", "0.5")
+    output = succeed("train.py", "--config", str(folder_recipe(root=root)), "--run.out", str(out), *policy)
+    rows = RunFolder(out).read_bad_samples()
+    told = [(row["split"], row["epoch"], row["name"]) for row in rows]
+    cut, cut_test = str(root / "train/light/003.png"), str(root / "test/dark/002.png")
+    assert told == [("train", 0, cut), ("train", 1, cut), ("test", 0, cut_test)]
+    assert all("train/light/" in row["replaced_by_name"] != cut for row in rows[:2])
+    assert rows[2]["replaced_by"] is None
+    assert all("truncated" in row["reason"] for row in rows)
+    result = json.loads((out / "result.json").read_text())
+    assert (result["test/num_samples"], result["test/num_excluded"]) == (12, 1)
+    assert "val/num_excluded" not in result
+    assert re.search(r"test: top-1 .*; 1 not counted: they could not be read", output)
+    assert [row["train/num_bad"] for row in epoch_rows(out)] == [1, 1]
+    again = succeed("evaluate.py", "--run", str(out))
+    assert f"not counted: {cut_test}: " in again
+    assert f"test/top1_frac {result['test/top1_frac']}" in again
+    assert "test/num_excluded 1" in again
 
 
 def test_an_unknown_model_is_answered_with_the_nearest(small_recipe):
@@ -247,8 +289,9 @@ def test_any_change_of_the_images_is_noticed_when_a_run_goes_on(folder_recipe, m
             (root / "train" / "dark" / "000.png").rename(root / "train" / "dark" / "renamed.png")
         case "remove from test":
             (root / "test" / "dark" / "000.png").unlink()
-        case "edit in val":
+        case "edit in val":  # which changes no folder: the index looks into files only when it is told to
             Image.new("RGB", (16, 16)).save(root / "val" / "dark" / "000.png")
+            command += ("--data.rescan", "true")
     message = run_program(*command).stderr
     assert "the data has changed since" in message
     assert f"{change.split()[-1]}/" in message

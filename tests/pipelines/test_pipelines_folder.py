@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import socket
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +16,9 @@ from PIL import Image
 
 from pipelines import folder
 from pipelines.decode import decode_image
-from pipelines.folder import IMAGE_SUFFIXES, FolderSource, scan_folder
+from pipelines.folder import FolderSource
+from pipelines.listing import IMAGE_SUFFIXES
+from pipelines.scan import scan_folder
 from pipelines.scratch import Scratch
 
 WriteFolder = Callable[..., Path]
@@ -527,30 +527,3 @@ def test_damage_behind_the_header_is_found_by_verification_alone(
     source = scan(root, verify=True, keep_bad=True)["train"]
     assert list(source.bad) == [4]
     assert source.sizes_N2[4].tolist() == [16, 16], "the header is good"
-
-
-@pytest.mark.parametrize("num_items", [0, 1, 31, 32, 33, 5000])
-@pytest.mark.parametrize("timed_s", [0.0, 60.0])
-def test_waiting_threads_give_every_result_once_and_in_order(
-    monkeypatch: pytest.MonkeyPatch, num_items: int, timed_s: float
-) -> None:
-    monkeypatch.setattr(folder, "_TIMED_S", timed_s)
-    results = folder._map_waiting(lambda x: x * x, range(num_items), title="t", unit="u", show_progress=False)
-    assert list(results) == [x * x for x in range(num_items)]
-
-
-def test_calls_that_wait_are_made_by_many_threads_and_calls_that_compute_by_one() -> None:
-    waiting, computing = set(), set()
-
-    def wait(_: int) -> None:
-        time.sleep(0.005)
-        waiting.add(threading.get_ident())
-
-    def compute(_: int) -> None:
-        sum(range(2000))
-        computing.add(threading.get_ident())
-
-    for function in (wait, compute):
-        list(folder._map_waiting(function, range(2000), title="t", unit="u", show_progress=False))
-    assert len(waiting) > 10
-    assert len(computing) < 10  # two, where nothing else runs

@@ -18,9 +18,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from pipelines import folder
-from pipelines.folder import FolderSource, scan_folder
+from pipelines import folder, inspection
+from pipelines import scan as scan_module
+from pipelines.folder import FolderSource
 from pipelines.index import default_cache, index_path, load_index, save_index
+from pipelines.scan import scan_folder
 
 ARRAYS = ("names_N", "labels_N", "sizes_N2", "num_bytes_N", "jpeg_orientation_N", "edits_N")
 
@@ -44,13 +46,13 @@ def root(make_folder: Callable[..., Path]) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose headers have been read."""
     names: list[str] = []
-    read_header = folder.read_header
+    read_header = inspection.read_header
 
     def read_and_tell(path: str) -> Any:
         names.append(Path(path).name)
         return read_header(path)
 
-    monkeypatch.setattr(folder, "read_header", read_and_tell)
+    monkeypatch.setattr(inspection, "read_header", read_and_tell)
     return names
 
 
@@ -58,13 +60,13 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The classes whose folders have been listed."""
     names: list[str] = []
-    list_class = folder._list_class
+    list_class = scan_module.list_class
 
     def list_and_tell(split: Path, class_name: str) -> Any:
         names.append(class_name)
         return list_class(split, class_name)
 
-    monkeypatch.setattr(folder, "_list_class", list_and_tell)
+    monkeypatch.setattr(scan_module, "list_class", list_and_tell)
     return names
 
 
@@ -704,7 +706,7 @@ def test_lack_of_memory_and_disks_that_fail_are_not_remembered_of_a_file(
 def test_a_scan_that_is_interrupted_goes_on_where_it_ended(
     root: Path, cache: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header_or_reason = folder._look
+    header_or_reason = inspection._look
 
     def interrupt(path: str) -> Any:
         if len(read) == 5:
@@ -712,7 +714,7 @@ def test_a_scan_that_is_interrupted_goes_on_where_it_ended(
         return header_or_reason(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(folder, "_look", interrupt)
+        patched.setattr(inspection, "_look", interrupt)
         with pytest.raises(KeyboardInterrupt):
             start(root, cache)
     assert len(read) == 5
@@ -731,7 +733,7 @@ def test_an_edit_is_not_lost_when_the_rescan_that_found_it_is_interrupted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(folder, "_look", interrupt)
+        patched.setattr(inspection, "_look", interrupt)
         with pytest.raises(KeyboardInterrupt):
             start(root, cache, rescan=True)
     assert start(root, cache).edits_N[2] == zlib.crc32(path.read_bytes())

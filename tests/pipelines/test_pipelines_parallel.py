@@ -1,10 +1,12 @@
 """Many small tasks by threads: in order, complete, and an error comes through; rows shared out."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 
+from pipelines import parallel
 from pipelines.parallel import RowPool, map_in_threads
 
 
@@ -14,9 +16,12 @@ def test_results_come_in_the_order_of_the_items(count: int) -> None:
     assert results == [x * x for x in range(count)]
 
 
-def test_the_work_is_done_by_other_threads() -> None:
-    threads = set(map_in_threads(lambda _: threading.get_ident(), range(200), title="t", unit="u", show_progress=False))
-    assert threading.get_ident() not in threads
+def test_the_work_after_the_timed_calls_is_done_by_other_threads() -> None:
+    threads = list(
+        map_in_threads(lambda _: threading.get_ident(), range(200), title="t", unit="u", show_progress=False)
+    )
+    assert set(threads[:32]) == {threading.get_ident()}
+    assert threading.get_ident() not in threads[32:]
 
 
 def test_an_error_of_one_item_reaches_the_caller() -> None:
@@ -88,3 +93,30 @@ def test_an_error_in_any_part_reaches_the_caller(failing: int) -> None:
     with pytest.raises(ValueError, match=f"row {failing} is bad"):
         pool.run(fail, num_rows=10, bytes_per_row=LARGE)
     assert len(parts_of(pool, num_rows=10, bytes_per_row=LARGE)) == 3, "it serves on"
+
+
+@pytest.mark.parametrize("num_items", [0, 1, 31, 32, 33, 5000])
+@pytest.mark.parametrize("timed_s", [0.0, 60.0])
+def test_waiting_threads_give_every_result_once_and_in_order(
+    monkeypatch: pytest.MonkeyPatch, num_items: int, timed_s: float
+) -> None:
+    monkeypatch.setattr(parallel, "_TIMED_S", timed_s)
+    results = map_in_threads(lambda x: x * x, range(num_items), title="t", unit="u", show_progress=False)
+    assert list(results) == [x * x for x in range(num_items)]
+
+
+def test_calls_that_wait_are_made_by_many_threads_and_calls_that_compute_by_one() -> None:
+    waiting, computing = set(), set()
+
+    def wait(_: int) -> None:
+        time.sleep(0.005)
+        waiting.add(threading.get_ident())
+
+    def compute(_: int) -> None:
+        sum(range(2000))
+        computing.add(threading.get_ident())
+
+    for function in (wait, compute):
+        list(map_in_threads(function, range(2000), title="t", unit="u", show_progress=False, cores=1))
+    assert len(waiting) > 10
+    assert len(computing) < 10  # two, where nothing else runs

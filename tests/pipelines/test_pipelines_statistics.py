@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from pipelines import statistics
-from pipelines.folder import scan_folder
+from pipelines.scan import scan_folder
 from pipelines.source import ArraySource, Source
 from pipelines.statistics import measure_statistics
 

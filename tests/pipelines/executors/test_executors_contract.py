@@ -14,8 +14,8 @@ from PIL import Image
 
 import pipelines.executors
 from pipelines.execution import Carried
-from pipelines.folder import scan_folder
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
+from pipelines.scan import scan_folder
 from pipelines.source import Source
 
 Pixels = npt.NDArray[np.uint8]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pipelines.executors.reference import ReferenceExecutor
-from pipelines.folder import scan_folder
 from pipelines.plan import Fit, Plan, plan_evaluation
+from pipelines.scan import scan_folder
 from pipelines.source import Source
 
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from pipelines.executors.resident import ResidentExecutor, Store, load_store, resize_windows
-from pipelines.folder import scan_folder
 from pipelines.geometry import carry_out
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, plan_evaluation, plan_training
+from pipelines.scan import scan_folder
 from pipelines.source import ArraySource, Source
 
 Pixels = npt.NDArray[np.uint8]

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from pipelines.executors.threads import ThreadsExecutor
-from pipelines.folder import scan_folder
 from pipelines.geometry import carry_out
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
+from pipelines.scan import scan_folder
 from pipelines.source import ArraySource, Source
 
 COUNT, SIZE = 48, 12
