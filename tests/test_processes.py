@@ -7,6 +7,8 @@ import torch
 from programs import epoch_rows, read_rows, run_program, succeed
 from safetensors.torch import load_file
 
+from engine.record import RunFolder
+
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 LAUNCHERS = {
@@ -54,6 +56,36 @@ def test_two_and_three_processes_train_the_weights_of_one(small_recipe, train_on
         result = json.loads((folders[count] / "result.json").read_text())
         assert result["test/num_samples"] == 360  # 360 = 256 + 104: the last batches are filled up
         assert result == pytest.approx(json.loads((folders[1] / "result.json").read_text()), abs=2e-6)
+
+
+def test_two_processes_mix_replace_and_list_what_one_does(make_folder, small_recipe, train_on):
+    root = make_folder({"train": {"dark": 24, "light": 24}, "test": {"dark": 7, "light": 6}})
+    for name in ("train/dark/001.png", "train/light/003.png", "train/light/020.png", "test/dark/002.png"):
+        content = (root / name).read_bytes()
+        (root / name).write_bytes(content[: len(content) // 2])
+    recipe = small_recipe(
+        data={
+            "dataset": "folder",
+            "root": str(root),
+            "val_frac": 0.0,
+            "on_bad_sample": "replace",
+            "on_bad_eval_sample": "exclude",
+            "max_bad_frac": 0.5,
+        },
+        augment={"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "erase_prob": 0.5, "noise_std": 0.05},
+        train={"epochs": 2, "global_batch_size": 18, "precision": "fp64"},  # 9 for each of two: a pair is divided
+        run={"select": "last", "log_every_steps": 1},
+    )
+    folders = {1: train_on(recipe, 1), 2: train_on(recipe, 2, "--loader.backend", "threads")}
+    expected = final_weights(folders[1])
+    for name, value in final_weights(folders[2]).items():
+        assert torch.allclose(value, expected[name], rtol=0, atol=1e-9), name
+    lists = [RunFolder(folder).read_bad_samples() for folder in folders.values()]
+    assert lists[0] == lists[1]
+    assert [row["name"] for row in lists[0]].count(str(root / "test/dark/002.png")) == 1
+    assert len(lists[0]) >= 5
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders.values()]
+    assert [(result["test/num_samples"], result["test/num_excluded"]) for result in results] == [(12, 1)] * 2
 
 
 def test_a_run_continues_at_another_number_of_processes(small_recipe, train_on):

@@ -48,7 +48,7 @@ def test_every_recipe_is_in_the_table_and_says_what_it_gave():
 
 
 def test_commands_of_train_and_evaluate_are_accepted():
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
     parser = build_parser(prog="train.py", description="")
     seen = 0
     for command in COMMANDS:
@@ -59,7 +59,7 @@ def test_commands_of_train_and_evaluate_are_accepted():
         default = ["--config", str(ROOT / "configs/digits/simple_cnn.yaml")] if "--config" not in options else []
         parse_config([*default, *options], parser=parser)
         seen += 1
-    assert seen == 4
+    assert seen == 5
 
 
 def test_make_train_and_make_test_are_targets():
@@ -81,7 +81,7 @@ def test_overrides_named_in_the_text_exist():
     config = yaml.safe_load(printed)
     assert config["train"]["epochs"] == 20
     assert config["model"]["args"]["norm"] == "batch"
-    for key in re.findall(r"--((?:train|model|run|input|data|optim)\.[\w.]+)", README):
+    for key in re.findall(r"--((?:train|model|run|input|data|optim|augment|loader|schedule)\.[\w.]+)", README):
         value = config
         for part in key.split("."):
             assert part in value, key

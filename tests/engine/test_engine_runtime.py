@@ -106,6 +106,15 @@ def test_integer_sums_over_ranks_stay_exact(runtime):
     assert torch.equal(runtime.sum_over_ranks(value), value)
 
 
+def test_one_process_gathers_its_own_objects_and_is_the_first_on_its_machine(runtime):
+    objects = [{"name": "a"}, ("b", 1)]
+    assert runtime.gather_objects(objects) == objects
+    assert runtime.gather_objects([]) == []
+    with runtime.first_on_this_machine():
+        passed = True
+    assert passed
+
+
 def test_the_module_is_placed_in_double_precision_and_channels_last(runtime):
     module = runtime.place(nn.Conv2d(3, 4, 3))
     assert module.weight.dtype == torch.float64

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from pipelines.counter import _mix as splitmix
+from pipelines import counter, tail
 from pipelines.effects import Effects, MixPlan
 from pipelines.parallel import RowPool
-from pipelines.tail import Tail, _standard_normal, add_noise, box_masks
+from pipelines.tail import Tail, _shift_right, _standard_normal, add_noise, box_masks
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -61,9 +61,9 @@ def test_every_byte_becomes_value_over_255_minus_mean_over_std(
 
 
 def test_the_kernel_of_the_cpu_equals_the_lines_of_torch_that_other_devices_run() -> None:
-    tail, images = build(), random_images(6)
-    (made,) = tail(images, Effects())
-    plain = tail._normalise(images.to(torch.float32))
+    made_by, images = build(), random_images(6)
+    (made,) = made_by(images, Effects())
+    plain = made_by._normalise(images.to(torch.float32))
     # the kernel multiplies, rounds and adds; torch's addcmul may round once
     assert (made.permute(0, 2, 3, 1) - plain).abs().max() <= 1e-6
 
@@ -160,11 +160,27 @@ def normal_by_hand(keys_N: npt.NDArray[np.int64], *, num_values: int) -> Floats:
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
         states = keys_N.view(np.uint64)[:, None] + np.arange(num_pairs, dtype=np.uint64) * golden
-    bits = splitmix(states)  # adds golden once more
+    bits = counter._mix(states)  # adds golden once more
     radius = np.sqrt(-2 * np.log(((bits >> np.uint64(40)).astype(np.float64) + 1) * 2.0**-24))
     angle = 2 * np.pi * (bits & np.uint64(0xFFFFFF)).astype(np.float64) * 2.0**-24
     made: Floats = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :num_values]
     return made
+
+
+@pytest.mark.parametrize("count", [27, 30, 31, 40])
+def test_a_shift_moves_zeros_in_whatever_the_sign(count: int) -> None:
+    keys = np.concatenate([random_keys(1000), np.array([0, 1, -1, 2**63 - 1, -(2**63)])])
+    made = _shift_right(torch.from_numpy(keys), count).numpy().view(np.uint64)
+    assert np.array_equal(made, keys.view(np.uint64) >> np.uint64(count))
+
+
+def test_the_constants_are_those_of_the_counter_as_signed_numbers() -> None:
+    for signed, unsigned in (
+        (tail._GOLDEN, counter._GOLDEN),
+        (tail._MULTIPLIER_1, counter._MULTIPLIER_1),
+        (tail._MULTIPLIER_2, counter._MULTIPLIER_2),
+    ):
+        assert signed % 2**64 == int(unsigned)
 
 
 @pytest.mark.parametrize("num_values", [1, 2, 7, 300])
