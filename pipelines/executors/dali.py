@@ -88,7 +88,11 @@ class DaliExecutor:
         self._most_rows = 0
 
     def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
-        """Each plan carried out, images uint8 (N, S, S, C) on the device; on the CPU in DALI's own memory."""
+        """Each plan carried out, images uint8 (N, S, S, C) on the device; on the CPU in DALI's own memory.
+
+        Raises:
+            RuntimeError: DALI failed, and not at an image.
+        """
         coming = iter(plans)
         read: deque[_Job] = deque()
         inside: deque[_Job] = deque()  # given to DALI
@@ -99,43 +103,59 @@ class DaliExecutor:
                         break
                     read.append(self._start_reading(plan))
                 while read and len(inside) < _DEPTH:
-                    inside.append(read.popleft())
-                    self._feed(inside[-1])
+                    self._feed(read.popleft(), inside)
                 if not inside:
                     return
                 yield from self._take(inside)
         finally:
-            if inside:  # results nobody asks for any more must not come out in the next run
-                self._pipeline = None
+            self._drain(inside)
             for job in read:
                 for chunk in job.chunks:
                     chunk.cancel()
 
     def _take(self, inside: deque[_Job]) -> Iterator[Carried]:
         """The oldest batch within DALI; if it failed, the same by the reference, and a new pipeline for the rest."""
-        job = inside[0]
-        bad = {row: reason for chunk in job.chunks for row, reason in chunk.result().bad.items()}
+        plan, chunks = inside[0]
+        bad = {row: reason for chunk in chunks for row, reason in chunk.result().bad.items()}
         try:
             (output,) = self._pipeline.share_outputs()
         except (RuntimeError, IndexError) as error:
-            self._remember_failure(job.plan, str(error))
+            failed = _FAILED_SAMPLE.findall(str(error))
+            if not failed:  # not an image's fault: out of memory, for example
+                raise
+            self._decoded_here.update(int(plan.ids_N[int(row)]) for row in failed)
             inside.popleft()
-            self._pipeline = None
-            for waiting in inside:
-                self._feed(waiting)
+            self._rebuild(self._most_rows, inside)
             carried = carry_out_plan(
-                job.plan, source=self._source, channels=self._channels, interpolation=self._interpolation
+                plan, source=self._source, channels=self._channels, interpolation=self._interpolation
             )
             yield carried._replace(images_NHWC=carried.images_NHWC.to(self._device))
             return
-        yield Carried(self._finish(output, job.plan), bad)
-        inside.popleft()
-        self._pipeline.release_outputs()
+        try:
+            yield Carried(self._finish(output, plan), bad)
+        finally:
+            inside.popleft()
+            self._pipeline.release_outputs()
 
-    def _feed(self, job: _Job) -> None:
+    def _drain(self, inside: deque[_Job]) -> None:
+        """Waits for batches that nobody asks for any more: DALI works on their bytes, which are about to be freed."""
+        try:
+            while inside:
+                self._pipeline.share_outputs()
+                self._pipeline.release_outputs()
+                inside.popleft()
+        except (RuntimeError, IndexError):
+            self._pipeline = None
+
+    def _feed(self, job: _Job, inside: deque[_Job]) -> None:
+        num_rows = len(job.plan.ids_N)
+        if self._pipeline is None or num_rows > self._most_rows:
+            self._rebuild(max(num_rows, self._most_rows), inside)
+        self._give(job)
+        inside.append(job)
+
+    def _give(self, job: _Job) -> None:
         plan = job.plan
-        if self._pipeline is None or len(plan.ids_N) > self._most_rows:
-            self._rebuild(len(plan.ids_N))
         windows_N4 = plan.windows_N4.astype(np.int32)
         windows_N4[[row for chunk in job.chunks for row in chunk.result().bad]] = (0, 0, 1, 1)
         flips_N = np.zeros_like(plan.flips_N) if _is_shifted(plan) else plan.flips_N
@@ -153,20 +173,23 @@ class DaliExecutor:
         for name, values in inputs.items():
             self._pipeline.feed_input(name, np.ascontiguousarray(values, dtype=np.int32))
 
-    def _rebuild(self, num_rows: int) -> None:
-        self._most_rows = max(num_rows, self._most_rows)
+    def _rebuild(self, num_rows: int, inside: deque[_Job]) -> None:
+        """A new pipeline, which is given again what the one before it had not handed out."""
+        self._most_rows = num_rows
         on_gpu = self._device.type == "cuda"
         self._pipeline = _graph(
             channels=self._channels,
             interpolation=self._interpolation,
             on_gpu=on_gpu,
-            batch_size=self._most_rows,
+            batch_size=num_rows,
             num_threads=self._num_threads,
             device_id=(self._device.index or 0) if on_gpu else None,
             prefetch_queue_depth=_DEPTH,
         )
         self._pipeline.build()
         self._prime()
+        for job in inside:
+            self._give(job)
 
     def _prime(self) -> None:
         """The first call of `schedule_run` runs as many batches as the pipeline is deep: let these be empty ones."""
@@ -213,9 +236,6 @@ class DaliExecutor:
             if jpeg is not None:
                 return jpeg
         return encode_pnm(self._source.read_image(sample_id, channels=self._channels))
-
-    def _remember_failure(self, plan: Plan, message: str) -> None:
-        self._decoded_here.update(int(plan.ids_N[int(row)]) for row in _FAILED_SAMPLE.findall(message))
 
 
 def _is_shifted(plan: Plan) -> bool:

@@ -55,18 +55,18 @@ CASES = {
     "shift": Case([(20, 20)], 20, Augmentation(crop="pad", pad_px=5), 0, 0.0),
     "shift_and_flip_grey": Case([(20, 20)], 20, SHIFT_FLIP, 0, 0.0, channels=1),
     "centre_crop": Case([(20, 33), (41, 20)], 20, SHIFT_FLIP, 0, 0.0),
-    "resize": Case(SEVERAL, 17, Augmentation(), 1, 0.1),
-    "resize_bicubic": Case(SEVERAL, 17, Augmentation(), 1, 0.1, interpolation="bicubic"),
-    "enlarge_bicubic_shift_flip": Case(SEVERAL, 50, SHIFT_FLIP, 1, 0.1, interpolation="bicubic"),
-    "squash": Case(SEVERAL, 17, SHIFT_FLIP, 1, 0.1, fit=Fit("squash", 1.0)),
-    "crop_frac": Case(SEVERAL, 17, Augmentation(), 1, 0.1, fit=Fit("crop", 0.7)),
-    "rrc": Case([(30, 44)], 16, RRC, 1, 0.1),
-    "rrc_bicubic_grey": Case([(44, 30)], 16, RRC, 1, 0.1, channels=1, interpolation="bicubic"),
-    "rrc_enlarged": Case([(12, 12)], 40, RRC, 1, 0.1),
-    "rrc_two_views": Case([(30, 44)], 16, RRC, 1, 0.1, num_views=2),
+    "resize": Case(SEVERAL, 17, Augmentation(), 1, 0.2),
+    "resize_bicubic": Case(SEVERAL, 17, Augmentation(), 1, 0.2, interpolation="bicubic"),
+    "enlarge_bicubic_shift_flip": Case(SEVERAL, 50, SHIFT_FLIP, 1, 0.2, interpolation="bicubic"),
+    "squash": Case(SEVERAL, 17, SHIFT_FLIP, 1, 0.2, fit=Fit("squash", 1.0)),
+    "crop_frac": Case(SEVERAL, 17, Augmentation(), 1, 0.2, fit=Fit("crop", 0.7)),
+    "rrc": Case([(30, 44)], 16, RRC, 1, 0.2),
+    "rrc_bicubic_grey": Case([(44, 30)], 16, RRC, 1, 0.2, channels=1, interpolation="bicubic"),
+    "rrc_enlarged": Case([(12, 12)], 40, RRC, 1, 0.2),
+    "rrc_two_views": Case([(30, 44)], 16, RRC, 1, 0.2, num_views=2),
     "shift_flip_three_views": Case([(20, 20)], 20, SHIFT_FLIP, 0, 0.0, num_views=3),
     "jpeg_crop_flip": Case([(20, 33), (41, 20)], 20, Augmentation(flip="random"), 0, 0.0, suffix=".jpg"),
-    "jpeg_rrc": Case([(60, 88)], 32, RRC, 1, 0.1, suffix=".jpg"),
+    "jpeg_rrc": Case([(60, 88)], 32, RRC, 1, 0.2, suffix=".jpg"),
     "jpeg_to_grey": Case([(20, 20)], 20, SHIFT_FLIP, 0, 0.0, channels=1, suffix=".jpg"),
 }
 ONE_MEAN = 1.0  # of 255: how far a resize of its own may be from Pillow's
@@ -86,7 +86,7 @@ def oracle(image: Image.Image, plan: Plan, row: int, case: Case) -> Pixels:
 
 
 def draw_plans(source: Source, case: Case, *, epoch: int) -> list[Plan]:
-    """All samples, shuffled, in batches of 5, 5 and 2; one of them twice."""
+    """All samples, shuffled, in batches of 2, 5 and 5; one of them twice."""
     ids = np.random.default_rng(epoch).permutation(len(source.labels_N))
     ids[-1] = ids[0]
     return [
@@ -101,7 +101,7 @@ def draw_plans(source: Source, case: Case, *, epoch: int) -> list[Plan]:
             size_px=case.size_px,
             num_views=case.num_views,
         )
-        for part in np.split(ids, [5, 10])
+        for part in np.split(ids, [2, 7])
     ]
 
 
@@ -151,7 +151,7 @@ def test_an_executor_makes_the_pixels_that_pillow_makes(
         plans = draw_plans(source, case, epoch=epoch)
         batches = [kept(carried).images_NHWC for carried in executor.run(iter(plans))]
         assert [tuple(batch.shape) for batch in batches] == [
-            (n * case.num_views, case.size_px, case.size_px, case.channels) for n in (5, 5, 2)
+            (n * case.num_views, case.size_px, case.size_px, case.channels) for n in (2, 5, 5)
         ]
         assert {batch.dtype for batch in batches} == {torch.uint8}
         for plan, batch in zip(plans, batches, strict=True):
