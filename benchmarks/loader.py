@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -56,9 +56,14 @@ _PACKAGES = (
 
 
 class Measured(NamedTuple):
-    """Images per second of each epoch, and the memory of all processes (proportional set size) after it, in MiB."""
+    """One value per epoch, over all processes of a contender.
+
+    images_per_cpu_s: per second of work of a core; it hardly changes where other programs take the cores away.
+    memory_mib: proportional set size after the epoch.
+    """
 
     images_per_s: list[float]
+    images_per_cpu_s: list[float]
     memory_mib: list[float]
 
 
@@ -139,15 +144,17 @@ def measure(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         if _answer(process) == "ready":
-            running[name], measured[name] = process, Measured([], [])
+            running[name], measured[name] = process, Measured([], [], [])
         else:
             measured[name] = _last_line(process)
     for repeat in range(options.repeats + 1):
         for name, process in running.items():
+            cpu_before_s = _cpu_s(process.pid)
             num_images, seconds = _epoch(process)
             result = measured[name]
             if repeat > 0 and isinstance(result, Measured):
                 result.images_per_s.append(num_images / seconds)
+                result.images_per_cpu_s.append(num_images / (_cpu_s(process.pid) - cpu_before_s))
                 result.memory_mib.append(_memory_mib(process.pid))
             print(f"{repeat}/{options.repeats} {name}: {num_images / seconds:,.0f} images/s", file=sys.stderr)
     for process in running.values():
@@ -158,28 +165,30 @@ def measure(
 def report(job: str, measured: dict[str, Measured | str], *, differences: dict[str, float]) -> None:
     """Prints a table in order of speed, and writes the same as CSV."""
     rows = []
-    ranked = sorted(measured.items(), key=lambda item: -_median(item[1]))
-    print(f"{'':22} {'images/s':>10} {'lowest':>10} {'highest':>10} {'MiB':>8}  mean difference from Pillow, of 255")
-    for name, result in ranked:
+    heads = ("images/s", "lowest", "highest", "per CPU s", "MiB")
+    print(f"{'':22}" + "".join(f"{head:>11}" for head in heads) + "   mean difference from Pillow, of 255")
+    for name, result in sorted(measured.items(), key=lambda item: -_median(item[1])):
         if isinstance(result, str):
             print(f"{name:22} not measured: {result}")
             continue
         speeds = result.images_per_s
+        cpu = statistics.median(result.images_per_cpu_s)
+        row = [round(value) for value in (_median(result), min(speeds), max(speeds), cpu, max(result.memory_mib))]
         difference = f"{differences[name]:.3f}" if name in differences else ""
-        row = [round(statistics.median(speeds)), round(min(speeds)), round(max(speeds)), round(max(result.memory_mib))]
-        print(
-            f"{name:22} "
-            + " ".join(f"{value:>{width},}" for value, width in zip(row, (10, 10, 10, 8), strict=True))
-            + f"  {difference}"
-        )
+        print(f"{name:22}" + "".join(f"{value:11,}" for value in row) + f"   {difference}")
         rows.append([name, *row, difference, len(speeds)])
+    _save(job, rows)
+
+
+def _save(job: str, rows: list[list[Any]]) -> None:
+    """Writes the table as CSV, with what it was measured on."""
+    heads = ["contender", "images_per_s", "lowest", "highest", "images_per_cpu_s", "memory_mib", "difference_of_255"]
+    about = _about()
     _RESULTS.mkdir(exist_ok=True)
     with open(_RESULTS / f"loader_{job}.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["contender", "images_per_s", "lowest", "highest", "memory_mib", "difference_of_255", "repeats", *_about()]
-        )
-        writer.writerows([*row, *_about().values()] for row in rows)
+        writer.writerow([*heads, "repeats", *about])
+        writer.writerows([*row, *about.values()] for row in rows)
 
 
 def _median(result: Measured | str) -> float:
@@ -242,9 +251,18 @@ def _last_line(process: "subprocess.Popen[str]") -> str:
     return (errors.strip().splitlines() or ["ended without a word"])[-1]
 
 
+def _family(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
 def _memory_mib(pid: int) -> float:
-    family: Iterator[psutil.Process] = iter([psutil.Process(pid), *psutil.Process(pid).children(recursive=True)])
-    return float(sum(process.memory_full_info().pss for process in family)) / 2**20
+    return float(sum(process.memory_full_info().pss for process in _family(pid))) / 2**20
+
+
+def _cpu_s(pid: int) -> float:
+    """Work of a process and of its children that live; before the first epoch, when these start, it is not used."""
+    times = [process.cpu_times() for process in _family(pid)]
+    return float(sum(each.user + each.system for each in times))
 
 
 if __name__ == "__main__":
