@@ -5,6 +5,7 @@ what was wanted and the nearest value that works.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from configs.schema import AugmentConfig, Config, InputSpec
@@ -23,6 +24,14 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "augment.rrc_ratio": ("augment.crop", "rrc"),
     "data.root": ("data.dataset", "folder"),
     "input.crop_frac": ("input.fit", "crop"),
+}
+
+# field -> fields of which one must be above 0, else it is not read; set all the same, it is an error
+_READ_ABOVE_ZERO: dict[str, tuple[str, ...]] = {
+    "augment.erase_scale": ("augment.erase_prob",),
+    "augment.erase_ratio": ("augment.erase_prob",),
+    "augment.mix_prob": ("augment.mixup_alpha", "augment.cutmix_alpha"),
+    "augment.mix_switch_prob": ("augment.mixup_alpha", "augment.cutmix_alpha"),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -104,24 +113,21 @@ def check_batch(config: Config, *, world_size: int) -> None:
         ValueError: It does not; the message offers the multiples on either side.
     """
     accumulation = config.train.accumulation or 1
-    batch, parts = config.train.global_batch_size, world_size * accumulation
-    if batch % config.augment.repeats:
-        raise ValueError(
-            f"train.global_batch_size={batch} is not divisible by augment.repeats={config.augment.repeats}; use "
-            f"{max(batch // config.augment.repeats, 1) * config.augment.repeats}."
-        )
-    if batch % 2 and (config.augment.mixup_alpha or config.augment.cutmix_alpha):
-        raise ValueError(
-            f"train.global_batch_size={batch} is odd, but mixup and CutMix take images in pairs; use {batch + 1}."
-        )
+    batch, repeats = config.train.global_batch_size, config.augment.repeats
+    mixes = config.augment.mix_prob > 0 and (config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0)
+    parts = math.lcm(world_size * accumulation, repeats, 2 if mixes else 1)
     if batch % parts == 0:
         return
     below, above = batch // parts * parts, (batch // parts + 1) * parts
     offers = f"{below} or {above}" if below else f"{above}"
-    raise ValueError(
-        f"train.global_batch_size={batch} is not divisible by world_size*accumulation = {world_size}*{accumulation} = "
-        f"{parts}; use {offers}."
-    )
+    if batch % (world_size * accumulation):
+        product = f"{world_size}*{accumulation} = {world_size * accumulation}"
+        reason = f"is not divisible by world_size*accumulation = {product}"
+    elif batch % repeats:
+        reason = f"is not divisible by augment.repeats={repeats}"
+    else:
+        reason = "is odd, but mixup and CutMix take images in pairs"
+    raise ValueError(f"train.global_batch_size={batch} {reason}; use {offers}.")
 
 
 def check_input(spec: InputSpec) -> None:
@@ -197,15 +203,23 @@ def _check_ranges(config: Config) -> None:
 
 def _check_unread(config: Config) -> None:
     for key, (choice_key, choice) in _READ_BY.items():
-        section, name = key.split(".")
-        fields = dataclasses.fields(getattr(config, section))
-        default = next(field.default for field in fields if field.name == name)
-        chosen = value_at(config, choice_key)
+        default, chosen = _default(config, key), value_at(config, choice_key)
         if chosen != choice and value_at(config, key) != default:
             raise ValueError(
                 f"{key}={value_at(config, key)} is read only with {choice_key}={choice}, but {choice_key}={chosen}; "
                 f"drop it, or set it back to {default} if it is the recipe's, or use {choice_key}={choice}."
             )
+    for key, switches in _READ_ABOVE_ZERO.items():
+        if value_at(config, key) != _default(config, key) and not any(value_at(config, one) for one in switches):
+            raise ValueError(
+                f"{key}={value_at(config, key)} is read only with {' or '.join(switches)} above 0; drop it, or set it "
+                f"back to {_default(config, key)}."
+            )
+
+
+def _default(config: Config, key: str) -> Any:
+    section, name = key.split(".")
+    return next(field.default for field in dataclasses.fields(getattr(config, section)) if field.name == name)
 
 
 def _check_combinations(config: Config) -> None:
@@ -224,7 +238,7 @@ def _check_combinations(config: Config) -> None:
 
 def _check_sizes(augment: AugmentConfig) -> None:
     starts = [start for start, _ in augment.sizes_px]
-    if starts != sorted(set(starts)) or any(start < 0 for start in starts):
+    if starts != sorted(set(starts)) or not all(start >= 0 for start in starts):
         raise ValueError(
             f"augment.sizes_px={[list(pair) for pair in augment.sizes_px]} must begin at epochs that rise from 0; for "
             "example [[0, 128], [10, 160]]."

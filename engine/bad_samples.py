@@ -22,11 +22,14 @@ class BadSampleLog:
         self._folder = folder
         self._runtime = runtime
         self._progress = progress
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, int]] | None = None
 
     def write(self, met: list[BadSample], *, step: int) -> None:
         """Adds what the ranks have met; all of them must call this together. `step`: optimizer steps done."""
         rows = []
+        if self._told is None:
+            earlier = self._folder.read_bad_samples() if self._folder and self._runtime.is_main else []
+            self._told = {(row["split"], row["sample_id"]) for row in earlier}
         for bad in sorted(self._runtime.gather_objects(met)):
             if bad.split != "train" and (bad.split, bad.sample_id) in self._told:
                 continue

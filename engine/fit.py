@@ -181,7 +181,7 @@ def _restore(state: TrainState, job: Job) -> dict[str, Any] | None:
     saved = load_training_state(checkpoint)
     state.phase, state.step, state.phase_step = saved["phase"], saved["step"], saved["phase_step"]
     state.best_step, state.best_score = saved["best_step"], tuple(saved["best_score"])
-    state.logged, state.num_bad_written = saved["logged"], saved["num_bad_written"]
+    state.logged, state.num_bad_written = saved["logged"], saved.get("num_bad_written", 0)
     if job.runtime.is_main:  # sums are global: one rank carries them on
         state.totals = {name: value.to(job.runtime.device) for name, value in saved["totals"].items()}
         job.folder.drop_rows_after(state.step)

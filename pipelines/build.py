@@ -26,9 +26,9 @@ from pipelines.loader import Draw, PlannedLoader
 from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, Plan, plan_evaluation, plan_training
-from pipelines.policy import WHAT_TO_DO, Action, Policy
+from pipelines.policy import Action, Policy
 from pipelines.scan import scan_folder
-from pipelines.source import Source
+from pipelines.source import WHAT_TO_DO, Source
 from pipelines.split import split_source
 from pipelines.statistics import measure_statistics
 from pipelines.tail import Tail
@@ -305,7 +305,7 @@ def build_evaluation_loader(
 
 def size_at(epoch: float, *, config: Config, spec: InputSpec) -> int:
     """The image size, in pixels, at a time counted in epochs."""
-    sizes_px = [size_px for start, size_px in config.augment.sizes_px if start <= epoch]
+    sizes_px = [size_px for start, size_px in config.augment.sizes_px if start <= epoch + 1e-9]
     return sizes_px[-1] if sizes_px else _given(spec.size_px)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from pipelines.decode import decode_image, decode_jpeg
-from pipelines.index import Index
+from pipelines.index import WHOLE, Index
 from pipelines.scratch import Scratch
 
 
@@ -24,6 +24,7 @@ class FolderSource:
 
     names_N: bytes (N,), paths below `root`. num_bytes_N: int64 (N,), the sizes of the files.
     jpeg_orientation_N: uint8 (N,), see `pipelines.decode.Header`. edits_N: see `pipelines.index.Index`.
+    whole_N: bool (N,), images that were once decoded from the first row to the last; reading marks more of them.
     """
 
     root: str
@@ -34,6 +35,7 @@ class FolderSource:
     num_bytes_N: npt.NDArray[np.int64]
     jpeg_orientation_N: npt.NDArray[np.uint8]
     edits_N: npt.NDArray[np.uint32]
+    whole_N: npt.NDArray[np.bool_]
     is_grey: bool
     bad: Mapping[int, str] = field(default_factory=dict)
     known_fingerprint: str = ""  # the index has it, so that no start reads all arrays for it
@@ -42,8 +44,12 @@ class FolderSource:
         """The path of the file."""
         return os.path.join(self.root, os.fsdecode(bytes(self.names_N[sample_id])))
 
-    def read_image(self, sample_id: int, *, channels: int, scratch: Scratch | None = None) -> npt.NDArray[np.uint8]:
+    def read_image(
+        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, num_rows: int | None = None
+    ) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C), of the size that `sizes_N2` says; in `scratch`, if given, until its next use.
+
+        Each image is decoded whole once, however it is damaged; after that, of a JPEG, as far as `num_rows` reaches.
 
         Raises:
             ValueError: The file is gone, cannot be decoded, or is of another size than when it was indexed; the
@@ -51,10 +57,14 @@ class FolderSource:
         """
         self._check_not_known_bad(sample_id)
         orientation = int(self.jpeg_orientation_N[sample_id])
+        rows = num_rows if orientation == 1 and self.whole_N[sample_id] else None
         try:
             if orientation:
                 encoded = self._read_jpeg_file(sample_id, scratch)
-                pixels = decode_jpeg(encoded, channels=channels, orientation=orientation, scratch=scratch)
+                rows = rows if len(encoded) == self.num_bytes_N[sample_id] else None
+                pixels = decode_jpeg(
+                    encoded, channels=channels, orientation=orientation, scratch=scratch, num_rows=rows
+                )
             else:
                 with open(self.describe(sample_id), "rb") as file:
                     pixels = decode_image(file.read(), channels=channels)
@@ -62,7 +72,11 @@ class FolderSource:
             raise
         except Exception as error:  # whatever broken bytes bring about, memory that does not suffice among it
             raise ValueError(explain(error)) from error
-        self._check_size(sample_id, *pixels.shape[:2])
+        height, width, _ = pixels.shape
+        if rows is not None and height >= rows:
+            height = int(self.sizes_N2[sample_id, 0])  # the rest was left out on purpose
+        self._check_size(sample_id, height, width)
+        self.whole_N[sample_id] = True
         return pixels
 
     def read_jpeg(self, sample_id: int, *, scratch: Scratch | None = None) -> memoryview | None:
@@ -96,6 +110,7 @@ class FolderSource:
             num_bytes_N=self.num_bytes_N[ids],
             jpeg_orientation_N=self.jpeg_orientation_N[ids],
             edits_N=self.edits_N[ids],
+            whole_N=self.whole_N[ids],
             bad={sample_id: self.bad[int(ids[sample_id])] for sample_id in bad},
             known_fingerprint="",
         )
@@ -139,6 +154,7 @@ def source_of_index(index: Index, split: Path) -> FolderSource:
         num_bytes_N=index.num_bytes_N,
         jpeg_orientation_N=index.jpeg_orientation_N,
         edits_N=index.edits_N,
+        whole_N=index.checked_N == WHOLE,
         is_grey=bool(index.grey_N.all()),
         bad=index.bad,
         known_fingerprint=index.fingerprint,

@@ -81,7 +81,8 @@ class PlannedLoader:
         self.num_samples = len(labels_N)
         self.steps_per_epoch = order.steps_per_epoch
         self.num_left_out = order.num_left_out
-        self.max_num_bad = int(max_bad_frac * min(self.num_samples, order.steps_per_epoch * order.samples_per_step))
+        num_counted = min(self.num_samples, order.steps_per_epoch * order.samples_per_step)
+        self.max_num_bad = int(max_bad_frac * num_counted + 1e-9)
         self._labels_N = labels_N
         self._order = order
         self._draw = draw
@@ -184,11 +185,17 @@ class PlannedLoader:
         """Settles rows that could not be read: writes the images of the samples that replace them."""
         num_samples = len(given.share.ids_N)
         bad_samples = {row % num_samples: reason for row, reason in sorted(bad.items())}
-        share, met = self._policy.after(given.share, bad_samples, epoch=epoch, step=given.step)
-        plan = self._draw.plan(share, epoch, given.step)
-        rows = [view * num_samples + row for view in range(plan.num_views) for row in bad_samples]
-        images_NHWC[rows] = self._repair(rows_of(plan, rows)).images_NHWC.to(images_NHWC.device)
-        return _Step(given.step, share, plan, given.met + met)
+        share, plan, met = given.share, given.plan, list(given.met)
+        while bad_samples:  # again, should a file vanish that was chosen a moment ago
+            share, newly_met = self._policy.after(share, bad_samples, epoch=epoch, step=given.step)
+            met += newly_met
+            plan = self._draw.plan(share, epoch, given.step)
+            valid = [row for row in bad_samples if share.valid_N[row]]
+            rows = [view * num_samples + row for view in range(plan.num_views) for row in valid]
+            mended = self._repair(rows_of(plan, rows))
+            images_NHWC[rows] = mended.images_NHWC.to(images_NHWC.device)
+            bad_samples = {rows[place] % num_samples: reason for place, reason in mended.bad.items()}
+        return _Step(given.step, share, plan, met)
 
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self._device, non_blocking=True)

@@ -68,7 +68,8 @@ class TrainingOrder:
         in_pairs: Whether a share is widened to whole pairs of positions (2k, 2k+1), as mixing needs.
 
     Raises:
-        ValueError: The global batch is larger than the data, or does not divide by the world size or the repeats.
+        ValueError: The global batch is larger than the data, does not divide by the world size or the repeats, or is
+            odd where pairs are wanted.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class TrainingOrder:
         for name, parts in (("world_size", world_size), ("num_repeats", num_repeats)):
             if global_batch_size % parts:
                 raise ValueError(f"global_batch_size={global_batch_size} is not divisible by {name}={parts}.")
+        if in_pairs and global_batch_size % 2:
+            raise ValueError(f"global_batch_size={global_batch_size} is odd, but samples are mixed in pairs.")
         self.num_samples = num_samples
         self.samples_per_step = global_batch_size
         self.steps_per_epoch = num_samples // global_batch_size

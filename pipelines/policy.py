@@ -14,16 +14,10 @@ import numpy as np
 from pipelines.batch import BadSample
 from pipelines.counter import Stream, random_bits
 from pipelines.order import Share
-from pipelines.source import Source
+from pipelines.source import Source, explain_bad
 
 Action = Literal["raise", "replace", "exclude"]
 
-WHAT_TO_DO = (
-    "Repair or remove it, or go on without: --data.on_bad_sample replace (in training), "
-    "--data.on_bad_eval_sample exclude (in evaluation)."
-)
-
-_NUM_TRIES = 100  # replacements that may be bad in their turn before the class counts as unreadable
 _FIRST_COPY = 2**20  # replacements are drawn as copies that no order counts up to
 
 
@@ -101,14 +95,14 @@ class Policy:
     def _replacement(self, sample_id: int, *, copy: int, epoch: int) -> Replacement:
         label = self._source.labels_N[sample_id]
         members = np.flatnonzero(self._source.labels_N == label)
-        bits = random_bits(self._seed, Stream.REPLACE, epoch, sample_id, copy, np.arange(_NUM_TRIES))
-        for word in bits.tolist():
-            chosen = int(members[(word >> 20) % len(members)])
+        bits = random_bits(self._seed, Stream.REPLACE, epoch, sample_id, copy, members)
+        for place in np.argsort(bits, kind="stable").tolist():
+            chosen = int(members[place])
             if chosen not in self._known and self._is_readable(chosen):
-                return Replacement(chosen, _FIRST_COPY + word % _FIRST_COPY)
+                return Replacement(chosen, _FIRST_COPY + int(bits[place]) % _FIRST_COPY)
         raise ValueError(
-            f"{self._source.describe(sample_id)}: {self._known[sample_id]}; and no image of its class "
-            f"{self._source.class_names[label]!r} could be read in {_NUM_TRIES} tries. Repair the class, or remove it."
+            f"{self._source.describe(sample_id)}: {self._known[sample_id]}; and no other image of its class "
+            f"{self._source.class_names[label]!r} can be read. Repair the class, or remove it."
         )
 
     def _is_readable(self, sample_id: int) -> bool:
@@ -136,8 +130,3 @@ class Policy:
             replaced_by=replaced_by,
             replaced_by_name=None if replaced_by is None else self._source.describe(replaced_by),
         )
-
-
-def explain_bad(source: Source, sample_id: int, reason: str) -> str:
-    """`PATH: reason`, and what to do about it."""
-    return f"{source.describe(sample_id)}: {reason}. {WHAT_TO_DO}"

@@ -13,6 +13,11 @@ import numpy.typing as npt
 
 from pipelines.scratch import Scratch
 
+WHAT_TO_DO = (
+    "Repair or remove it, or go on without: --data.on_bad_sample replace (in training), "
+    "--data.on_bad_eval_sample exclude (in evaluation)."
+)
+
 
 class Source(Protocol):
     """The samples of one split; sample ids are 0..N-1.
@@ -40,8 +45,12 @@ class Source(Protocol):
         """What to call a sample in a message: the path of its file, where it has one."""
         ...
 
-    def read_image(self, sample_id: int, *, channels: int, scratch: Scratch | None = None) -> npt.NDArray[np.uint8]:
+    def read_image(
+        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, num_rows: int | None = None
+    ) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C), of the size that `sizes_N2` says; in `scratch`, if given, until its next use.
+
+        Of an image that has been found whole before, rows below the first `num_rows` may be missing.
 
         Raises:
             ValueError: The image cannot be read; the message gives the reason, not the name.
@@ -88,7 +97,9 @@ class ArraySource:
         """Whether the images have one channel."""
         return int(self.images_NHWC.shape[3]) == 1
 
-    def read_image(self, sample_id: int, *, channels: int, scratch: Scratch | None = None) -> npt.NDArray[np.uint8]:
+    def read_image(
+        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, num_rows: int | None = None
+    ) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C); grey is repeated where three channels are asked for."""
         image: npt.NDArray[np.uint8] = self.images_NHWC[sample_id]
         if image.shape[2] == channels:
@@ -112,3 +123,8 @@ class ArraySource:
         digest.update(self.labels_N.tobytes())
         digest.update(self.images_NHWC.tobytes())
         return digest.hexdigest()
+
+
+def explain_bad(source: Source, sample_id: int, reason: str) -> str:
+    """`PATH: reason`, and what to do about it."""
+    return f"{source.describe(sample_id)}: {reason}. {WHAT_TO_DO}"

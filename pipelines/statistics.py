@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from pipelines.counter import Stream, random_bits
 from pipelines.parallel import map_in_threads
-from pipelines.source import Source
+from pipelines.source import WHAT_TO_DO, Source
 
 NUM_MEASURED = 10_000  # on CIFAR-10 mean and std differ by at most 0.0008 from those over all 50,000 (2026-11-20)
 
@@ -48,7 +48,7 @@ def measure_statistics(
         elif skip_bad:
             bad.append(result)
         else:
-            raise ValueError(result)
+            raise ValueError(f"{result}. {WHAT_TO_DO}")
     if len(bad) == len(ids):
         raise ValueError(
             f"mean and std cannot be measured: none of {len(bad)} images can be read, for example {bad[0]}; "

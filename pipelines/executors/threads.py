@@ -124,8 +124,10 @@ class ThreadsExecutor:
         bad: dict[int, str] = {}
         for sample in samples:
             rows = range(sample, len(plan.ids_N), step)
+            num_rows = int(max(plan.windows_N4[row, 0] + plan.windows_N4[row, 2] for row in rows))
+            sample_id = int(plan.ids_N[sample])
             try:
-                pixels = self._source.read_image(int(plan.ids_N[sample]), channels=self._channels, scratch=scratch)
+                pixels = self._source.read_image(sample_id, channels=self._channels, scratch=scratch, num_rows=num_rows)
             except ValueError as error:
                 bad |= dict.fromkeys(rows, str(error))
                 continue

@@ -431,7 +431,6 @@ def test_bad_images_of_val_are_written_once_however_often_it_is_scored(make_job)
     assert [row["val/num_excluded"] for row in rows_of(job) if "val/loss" in row] == [2, 2, 2]
 
 
-@pytest.mark.xfail(reason="BadSampleLog forgets over a restart what it has written of val and test", strict=True)
 @pytest.mark.parametrize("interrupt_after", [5, 9])
 def test_bad_images_of_val_are_written_once_over_an_interruption_too(make_job, interrupt_after):
     straight = make_job("straight", bad_val=(1, 20))
@@ -443,7 +442,6 @@ def test_bad_images_of_val_are_written_once_over_an_interruption_too(make_job, i
     assert continued.folder.read_bad_samples() == straight.folder.read_bad_samples()
 
 
-@pytest.mark.xfail(reason="_restore asks an older checkpoint for num_bad_written: KeyError", strict=True)
 def test_a_run_from_before_bad_images_were_counted_goes_on(make_job, monkeypatch):
     expected = make_module()
     fit(expected, make_job("straight"))

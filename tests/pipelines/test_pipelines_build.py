@@ -575,7 +575,6 @@ def test_a_resident_store_refuses_a_cut_image_at_the_start(write_folder: WriteFo
     assert int(next(iter(loaders.evaluation["test"])).valid_N.sum()) == 4
 
 
-@pytest.mark.xfail(reason="measure_statistics names the file but not the ways out", strict=True)
 def test_a_cut_image_met_while_mean_is_measured_is_told_with_the_ways_out(write_folder: WriteFolder) -> None:
     root = write_folder({"train": TWO})
     cut(root / "train/cat/003.png")

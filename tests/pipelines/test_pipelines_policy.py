@@ -157,9 +157,6 @@ def test_a_replacement_that_is_bad_in_its_turn_is_passed_over(known: bool) -> No
     assert len(set(settled.share.ids_N[:-4].tolist())) > 1
 
 
-@pytest.mark.xfail(
-    reason="100 draws with replacement: of 20 images the one that can be read is missed by 1 in 170", strict=True
-)
 @KNOWN
 def test_the_only_readable_image_of_a_class_is_always_found(known: bool) -> None:
     members = list(range(1, COUNT, CLASSES))

@@ -32,7 +32,7 @@ class WatchedSource(ArraySource):
     failing: int = -1
     failure: Exception = field(default_factory=lambda: ValueError("burnt"))
 
-    def read_image(self, sample_id: int, *, channels: int, scratch: object = None) -> npt.NDArray[np.uint8]:
+    def read_image(self, sample_id: int, *, channels: int, **_: object) -> npt.NDArray[np.uint8]:
         time.sleep(self.delay_s)
         self.reads.append(sample_id)
         self.threads.add(threading.current_thread().name)
