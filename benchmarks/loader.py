@@ -41,7 +41,7 @@ from benchmarks.peers import (
 
 _RESULTS = Path(__file__).parent / "results"
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-_IMAGENET_REPEATS = 4  # how often an epoch goes over the files: 250 of them make 1,000 images
+_IMAGENET_REPEATS = 8  # how often an epoch goes over the files: 250 of them make 2,000 images
 _PACKAGES = (
     "torch",
     "torchvision",

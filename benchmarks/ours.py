@@ -4,6 +4,7 @@ CIFAR: the whole loader, to normalised float32. ImageNet: to uint8 batches, as t
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,7 +100,10 @@ def _build(job: ImagenetJob, build_executor: Callable[[Source], Executor]) -> Ep
     for number, path in enumerate(job.paths):
         link = root / "train" / "ab"[number % 2] / f"{number:06}.jpg"
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(Path(path).resolve())
+        try:
+            os.link(path, link)
+        except OSError:  # on another disk
+            link.symlink_to(Path(path).resolve())
     source = scan_folder(str(root), show_progress=False)["train"]
     order = TrainingOrder(len(job.paths), global_batch_size=job.batch_size, seed=0, rank=0, world_size=1)
     executor = build_executor(source)

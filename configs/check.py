@@ -30,8 +30,6 @@ _READ_BY: dict[str, tuple[str, ...]] = {
 _READ_ABOVE_ZERO: dict[str, tuple[str, ...]] = {
     "augment.erase_scale": ("augment.erase_prob",),
     "augment.erase_ratio": ("augment.erase_prob",),
-    "augment.mix_prob": ("augment.mixup_alpha", "augment.cutmix_alpha"),
-    "augment.mix_switch_prob": ("augment.mixup_alpha", "augment.cutmix_alpha"),
 }
 
 _AT_LEAST: dict[str, float] = {

@@ -86,12 +86,13 @@ def decode_jpeg(
     """
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
     _check_num_pixels(width, height)
-    is_cut = num_rows is not None and isinstance(encoded, memoryview) and _cut_below(encoded, num_rows, height=height)
-    if is_cut:
-        height = simplejpeg.decode_jpeg_header(encoded)[0]
+    cut = None
+    if num_rows is not None and isinstance(encoded, memoryview):
+        cut = _cut_below(encoded, num_rows, height=height)
+        height = cut or height
     is_grey = colorspace == "Gray" and channels == 1
     buffer = None if scratch is None else scratch.pixels(height * width * (1 if is_grey else 3))
-    pixels = simplejpeg.decode_jpeg(encoded, colorspace="GRAY" if is_grey else "RGB", buffer=buffer, strict=not is_cut)
+    pixels = simplejpeg.decode_jpeg(encoded, colorspace="GRAY" if is_grey else "RGB", buffer=buffer, strict=cut is None)
     if channels == 1 and not is_grey:  # not libjpeg's own grey, which rounds otherwise than Pillow's
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     return pixels if orientation == 1 else np.ascontiguousarray(_turn(pixels, orientation))
@@ -126,18 +127,17 @@ def encode_pnm(pixels: npt.NDArray[np.uint8]) -> bytes:
     return b"P%d %d %d 255\n" % (5 if channels == 1 else 6, width, height) + pixels.tobytes()
 
 
-def _cut_below(encoded: memoryview, num_rows: int, *, height: int) -> bool:
-    """Lowers the height that a JPEG's frame header claims, if its rows are stored one after the other.
+def _cut_below(encoded: memoryview, num_rows: int, *, height: int) -> int | None:
+    """Lowers the height that a JPEG's frame header claims, if its rows are stored one after the other; gives it.
 
-    The decoder then stops there and skips the rest. Eight more rows than are needed are left, for a row's colours are
-    interpolated from those of the rows next to it; the height is a multiple of the largest block, 16 rows.
+    The decoder then stops there and skips the rest. Two more rows than are needed are left, for a row's colours are
+    interpolated with those of the next, which stand for two rows; the height is a multiple of 16, the largest block.
     """
-    cut = (num_rows + 8 + 15) // 16 * 16
-    place = _sequential_frame(encoded)
-    if cut >= height or place is None:
-        return False
+    cut = (num_rows + 2 + 15) // 16 * 16
+    if cut >= height or (place := _sequential_frame(encoded)) is None:
+        return None
     encoded[place + 5 : place + 7] = cut.to_bytes(2, "big")
-    return True
+    return cut
 
 
 def _sequential_frame(encoded: memoryview) -> int | None:

@@ -129,7 +129,8 @@ class FolderSource:
             raise ValueError(self.bad[sample_id])
 
     def _read_jpeg_file(self, sample_id: int, scratch: Scratch | None) -> memoryview:
-        encoded = (scratch or Scratch()).read_file(self.describe(sample_id))
+        path = b"%s/%s" % (os.fsencode(self.root), self.names_N[sample_id])  # a third of the time of `describe`
+        encoded = (scratch or Scratch()).read_file(path)
         if bytes(encoded[:2]) != b"\xff\xd8":
             raise ValueError("it was a JPEG when it was indexed, and is none now; use --data.rescan true")
         return encoded

@@ -30,7 +30,7 @@ class Scratch:
         self._window = _grown(self._window, num_bytes)
         return self._window
 
-    def read_file(self, path: str) -> memoryview:
+    def read_file(self, path: str | bytes) -> memoryview:
         """The bytes of a file.
 
         Raises:

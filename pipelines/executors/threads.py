@@ -122,9 +122,10 @@ class ThreadsExecutor:
         out_NHWC = images_NHWC.numpy()
         step = len(plan.ids_N) // plan.num_views
         bad: dict[int, str] = {}
+        bottoms_N = (plan.windows_N4[:, 0] + plan.windows_N4[:, 2]).tolist()
         for sample in samples:
             rows = range(sample, len(plan.ids_N), step)
-            num_rows = int(max(plan.windows_N4[row, 0] + plan.windows_N4[row, 2] for row in rows))
+            num_rows = max(bottoms_N[row] for row in rows)
             sample_id = int(plan.ids_N[sample])
             try:
                 pixels = self._source.read_image(sample_id, channels=self._channels, scratch=scratch, num_rows=num_rows)

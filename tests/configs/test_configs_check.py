@@ -272,7 +272,7 @@ def test_a_complete_and_correct_configuration_passes(config: Config) -> None:
 
 @pytest.mark.parametrize("scale", [(0.5, 0.3), (0.0, 0.3), (0.02, 1.5), (-1.0, 0.5), (math.nan, 1.0), (0.02, math.inf)])
 def test_an_impossible_erase_scale_is_refused_and_the_offer_works(config: Config, scale: tuple[float, float]) -> None:
-    wrong = with_values(config, augment__erase_scale=scale)
+    wrong = with_values(config, augment__erase_prob=0.5, augment__erase_scale=scale)
     wanted = re.escape(f"augment.erase_scale=({scale[0]:g}, {scale[1]:g}) must rise within 0 to 1")
     with pytest.raises(ValueError, match=wanted) as caught:
         check_config(wrong)
@@ -281,7 +281,7 @@ def test_an_impossible_erase_scale_is_refused_and_the_offer_works(config: Config
 
 @pytest.mark.parametrize("ratio", [(0.0, 1.0), (-1.0, 1.0), (3.3, 0.3), (math.nan, 1.0), (0.3, math.inf)])
 def test_an_impossible_erase_ratio_is_refused_and_the_offer_works(config: Config, ratio: tuple[float, float]) -> None:
-    wrong = with_values(config, augment__erase_ratio=ratio)
+    wrong = with_values(config, augment__erase_prob=0.5, augment__erase_ratio=ratio)
     wanted = re.escape(f"augment.erase_ratio=({ratio[0]:g}, {ratio[1]:g}) must be above 0 and rise")
     with pytest.raises(ValueError, match=wanted) as caught:
         check_config(wrong)
@@ -325,25 +325,42 @@ def test_a_shift_must_fit_every_size(config: Config) -> None:
         check_config(with_values(padded, augment__sizes_px=((0.0, 32), (1.0, 8))))
 
 
-@pytest.mark.parametrize(("batch", "repeats", "offer"), [(60, 7, 56), (3, 4, 4), (100, 8, 96)])
+@pytest.mark.parametrize(("batch", "repeats", "offer"), [(60, 7, "56 or 63"), (3, 4, "4"), (100, 8, "96 or 104")])
 def test_a_batch_that_repeats_do_not_divide_is_refused_and_the_offer_works(
-    config: Config, batch: int, repeats: int, offer: int
+    config: Config, batch: int, repeats: int, offer: str
 ) -> None:
     wrong = with_values(config, train__global_batch_size=batch, augment__repeats=repeats)
     wanted = f"train.global_batch_size={batch} is not divisible by augment.repeats={repeats}; use {offer}."
     with pytest.raises(ValueError, match=re.escape(wanted)):
         check_batch(wrong, world_size=1)
-    check_batch(with_values(wrong, train__global_batch_size=offer), world_size=1)
+    for number in offer.split(" or "):
+        check_batch(with_values(wrong, train__global_batch_size=int(number)), world_size=1)
 
 
 @pytest.mark.parametrize("mixing", [{"augment__mixup_alpha": 0.2}, {"augment__cutmix_alpha": 1.0}])
 def test_an_odd_batch_cannot_be_mixed_and_the_offer_works(config: Config, mixing: dict[str, float]) -> None:
     wrong = with_values(config, train__global_batch_size=61, **mixing)
-    wanted = "train.global_batch_size=61 is odd, but mixup and CutMix take images in pairs; use 62."
+    wanted = "train.global_batch_size=61 is odd, but mixup and CutMix take images in pairs; use 60 or 62."
     with pytest.raises(ValueError, match=re.escape(wanted)):
         check_batch(wrong, world_size=1)
     check_batch(with_values(wrong, train__global_batch_size=62), world_size=1)
     check_batch(with_values(config, train__global_batch_size=61), world_size=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "switch"),
+    [
+        ("augment__erase_scale", (0.1, 0.2), "augment__erase_prob"),
+        ("augment__erase_ratio", (0.5, 2.0), "augment__erase_prob"),
+    ],
+)
+def test_what_an_augmentation_that_is_off_would_read_is_refused(
+    config: Config, key: str, value: object, switch: str
+) -> None:
+    wrong = with_values(config, **{key: value})
+    with pytest.raises(ValueError, match=rf"{key.replace('__', '.')}=.* is read only with .* above 0; drop it"):
+        check_config(wrong)
+    check_config(with_values(wrong, **{switch: 0.5}))
 
 
 def test_an_even_batch_may_give_each_process_an_odd_part_of_it(config: Config) -> None:

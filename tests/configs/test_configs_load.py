@@ -146,11 +146,7 @@ def test_sizes_in_a_wrong_order_are_refused_with_an_example_that_works(parse: Pa
         ("augment.repeats", "3", 3),
         ("augment.mixup_alpha", "0.2", 0.2),
         ("augment.cutmix_alpha", "1", 1.0),
-        ("augment.mix_prob", "0.5", 0.5),
-        ("augment.mix_switch_prob", "0.25", 0.25),
         ("augment.erase_prob", "0.25", 0.25),
-        ("augment.erase_scale", "[0.1, 0.2]", (0.1, 0.2)),
-        ("augment.erase_ratio", "[0.5, 2]", (0.5, 2.0)),
         ("augment.noise_std", "0.05", 0.05),
         ("data.on_bad_sample", "replace", "replace"),
         ("data.on_bad_eval_sample", "exclude", "exclude"),
@@ -166,6 +162,13 @@ def test_every_option_of_the_loader_is_read_from_the_command_line(
     parse: Parse, option: str, value: str, wanted: Any
 ) -> None:
     assert value_at(parse(f"--{option}", value), option) == wanted
+
+
+def test_options_of_mixing_and_erasing_are_read_where_these_are_on(parse: Parse) -> None:
+    words = "--augment.mixup_alpha 0.2 --augment.mix_prob 0.5 --augment.mix_switch_prob 0.25 --augment.erase_prob 0.1"
+    augment = parse(*words.split(), "--augment.erase_scale", "[0.1, 0.2]", "--augment.erase_ratio", "[0.5, 2]").augment
+    assert (augment.mix_prob, augment.mix_switch_prob) == (0.5, 0.25)
+    assert (augment.erase_scale, augment.erase_ratio) == ((0.1, 0.2), (0.5, 2.0))
 
 
 def literal_keys() -> dict[str, tuple[str, ...]]:

@@ -527,3 +527,29 @@ def test_damage_behind_the_header_is_found_by_verification_alone(
     source = scan(root, verify=True, keep_bad=True)["train"]
     assert list(source.bad) == [4]
     assert source.sizes_N2[4].tolist() == [16, 16], "the header is good"
+
+
+def test_a_jpeg_is_decoded_whole_once_and_then_as_far_as_it_is_needed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a/0.jpg", "a/1.jpg", "a/2.jpg", "b/0.jpg"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (160, 120, 3), dtype=np.uint8)).save(path)
+    source = scan(tmp_path)["train"]
+    scratch = Scratch()
+    whole = source.read_image(0, channels=3, scratch=scratch, num_rows=20).copy()
+    assert whole.shape == (160, 120, 3), "nobody has looked at the rest of it yet"
+    part = source.read_image(0, channels=3, scratch=scratch, num_rows=20)
+    assert 20 <= len(part) < 60
+    assert np.array_equal(part[:20], whole[:20])
+    torn = Path(source.describe(1))
+    torn.write_bytes(torn.read_bytes()[:-2000])  # far below the first rows
+    with pytest.raises(ValueError, match=r"[Pp]remature end"):
+        source.read_image(1, channels=3, scratch=scratch, num_rows=20)
+    kept = Path(source.describe(0))
+    kept.write_bytes(kept.read_bytes()[:-2000])  # torn after it was found whole: the size of the file tells
+    with pytest.raises(ValueError, match=r"[Pp]remature end"):
+        source.read_image(0, channels=3, scratch=scratch, num_rows=20)
+    verified = scan(tmp_path, keep_bad=True, verify=True)["train"]
+    assert sorted(verified.bad) == [0, 1]
+    assert len(verified.read_image(2, channels=3, scratch=scratch, num_rows=20)) < 60, "verified before"

@@ -177,10 +177,7 @@ def test_a_bad_replacement_that_nobody_has_met_yet_is_found_by_reading_it() -> N
 @KNOWN
 def test_a_class_without_any_readable_image_is_named(known: bool) -> None:
     broken = list(range(1, COUNT, CLASSES))
-    wanted = (
-        f"image 4: {REASON}; and no image of its class 'bee' could be read in 100 tries. Repair the class, or "
-        "remove it."
-    )
+    wanted = f"image 4: {REASON}; and no other image of its class 'bee' can be read. Repair the class, or remove it."
     with pytest.raises(ValueError, match=re.escape(wanted)):
         settle(share_of([0, 4]), broken, known=known)
 
