@@ -1,6 +1,8 @@
-"""Memory that a thread uses again for every image, instead of asking the system for each anew."""
+"""Memory that is used again for every image, instead of asking the system for each anew."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -36,17 +38,52 @@ class Scratch:
         Raises:
             OSError: It cannot be read.
         """
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        try:
-            num_bytes = os.fstat(file).st_size
+        with _opened(path) as (file, num_bytes):
             if num_bytes > len(self._file):
                 self._file = bytearray(num_bytes + num_bytes // 4)
-            view, filled = memoryview(self._file)[:num_bytes], 0
-            while filled < num_bytes and (count := os.readv(file, [view[filled:]])):
-                filled += count
-        finally:
-            os.close(file)
-        return view[:filled]
+            return _filled(memoryview(self._file)[:num_bytes], file)
+
+
+class Arena:
+    """Room for many files, one after the other, valid until `clear`. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(bytearray(0))
+        self._used = 0
+
+    def clear(self) -> None:
+        """Gives all room free; what was read lies there until it is overwritten."""
+        self._used = 0
+
+    def read_file(self, path: str | bytes) -> memoryview:
+        """The bytes of a file.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        with _opened(path) as (file, num_bytes):
+            if self._used + num_bytes > len(self._memory):  # files read before keep the old memory alive
+                self._memory = memoryview(bytearray(2 * (self._used + num_bytes)))
+                self._used = 0
+            start, self._used = self._used, self._used + num_bytes
+            return _filled(self._memory[start : self._used], file)
+
+
+@contextlib.contextmanager
+def _opened(path: str | bytes) -> Iterator[tuple[int, int]]:
+    """A file's descriptor and its size in bytes."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        yield file, os.fstat(file).st_size
+    finally:
+        os.close(file)
+
+
+def _filled(room: memoryview, file: int) -> memoryview:
+    filled = 0
+    while filled < len(room) and (count := os.readv(file, [room[filled:]])):
+        filled += count
+    return room[:filled]
 
 
 def _grown(memory: npt.NDArray[np.uint8], num_bytes: int) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.scratch import Scratch
+from pipelines.scratch import Arena, Scratch
 
 WHAT_TO_DO = (
     "Repair or remove it, or go on without: --data.on_bad_sample replace (in training), "
@@ -57,7 +57,7 @@ class Source(Protocol):
         """
         ...
 
-    def read_jpeg(self, sample_id: int, *, scratch: Scratch | None = None) -> memoryview | None:
+    def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> memoryview | None:
         """The encoded bytes of a sample stored as an upright grey or RGB JPEG; None of every other.
 
         Raises:
@@ -108,7 +108,7 @@ class ArraySource:
             return np.repeat(image, 3, axis=2)
         raise ValueError(f"input.channels={channels}, but these images have {image.shape[2]}; use 3.")
 
-    def read_jpeg(self, sample_id: int, *, scratch: Scratch | None = None) -> None:
+    def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> None:
         """None: the images are not encoded."""
         return None
 

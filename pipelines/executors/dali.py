@@ -28,6 +28,7 @@ from pipelines.execution import Carried
 from pipelines.geometry import carry_out_plan, shift_and_flip
 from pipelines.kernels import shift_and_flip_rows
 from pipelines.plan import Plan
+from pipelines.scratch import Arena
 from pipelines.source import Source
 
 _INTERPOLATIONS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
@@ -40,10 +41,11 @@ _Encoded = npt.NDArray[np.uint8]
 
 
 class _Files(NamedTuple):
-    """Encoded bytes of some rows; of a row in `bad` they are a placeholder."""
+    """Encoded bytes of some rows, most of them in `arena`; of a row in `bad` they are a placeholder."""
 
     encoded: list[_Encoded]
     bad: dict[int, str]
+    arena: Arena
 
 
 class _Job(NamedTuple):
@@ -84,6 +86,7 @@ class DaliExecutor:
         self._readers = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="read")
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._decoded_here: set[int] = set()  # what DALI failed on once
+        self._arenas: deque[Arena] = deque()
         self._pipeline: Any = None
         self._most_rows = 0
 
@@ -136,6 +139,7 @@ class DaliExecutor:
         finally:
             inside.popleft()
             self._pipeline.release_outputs()
+            self._arenas.extend(chunk.result().arena for chunk in chunks)
 
     def _drain(self, inside: deque[_Job]) -> None:
         """Waits for batches that nobody asks for any more: DALI works on their bytes, which are about to be freed."""
@@ -221,18 +225,27 @@ class DaliExecutor:
     def _read(self, plan: Plan, rows: range) -> _Files:
         encoded: list[_Encoded] = []
         bad: dict[int, str] = {}
+        arena = self._free_arena()
         for row in rows:
             try:
-                encoded.append(np.frombuffer(self._encoded(int(plan.ids_N[row])), dtype=np.uint8))
+                encoded.append(np.frombuffer(self._encoded(int(plan.ids_N[row]), arena), dtype=np.uint8))
             except ValueError as error:
                 encoded.append(_PLACEHOLDER)
                 bad[row] = str(error)
-        return _Files(encoded, bad)
+        return _Files(encoded, bad, arena)
 
-    def _encoded(self, sample_id: int) -> bytes | memoryview:
+    def _free_arena(self) -> Arena:
+        try:
+            arena = self._arenas.popleft()
+        except IndexError:
+            return Arena()
+        arena.clear()
+        return arena
+
+    def _encoded(self, sample_id: int, arena: Arena) -> bytes | memoryview:
         """Bytes that DALI decodes to the pixels of `source.read_image`."""
         if sample_id not in self._decoded_here and (self._channels == 3 or self._source.is_grey):
-            jpeg = self._source.read_jpeg(sample_id)
+            jpeg = self._source.read_jpeg(sample_id, scratch=arena)
             if jpeg is not None:
                 return jpeg
         return encode_pnm(self._source.read_image(sample_id, channels=self._channels))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines import scratch as scratch_module
-from pipelines.scratch import Scratch
+from pipelines.scratch import Arena, Scratch
 
 
 def test_a_file_is_read_as_it_is_on_disk_whatever_was_read_before(tmp_path: Path) -> None:
@@ -52,3 +52,18 @@ def test_one_giant_image_does_not_stay_in_memory(room: str, monkeypatch: pytest.
 def test_pixels_and_window_do_not_lie_in_the_same_memory() -> None:
     scratch = Scratch()
     assert not np.shares_memory(scratch.pixels(1000), scratch.window(1000))
+
+
+def test_an_arena_keeps_every_file_until_it_is_cleared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    contents = [rng.integers(0, 256, size, dtype=np.uint8).tobytes() for size in (10, 0, 3000, 100, 7, 40_000, 5)]
+    paths = [tmp_path / str(number) for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    arena = Arena()
+    for _ in range(4):  # it grows, then it has room for all
+        arena.clear()
+        files = [arena.read_file(os.fsencode(path)) for path in paths]
+        assert [bytes(file) for file in files] == contents
+    with pytest.raises(FileNotFoundError):
+        arena.read_file(str(tmp_path / "none"))
