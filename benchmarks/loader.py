@@ -68,7 +68,7 @@ class Measured(NamedTuple):
 
 
 def main() -> None:
-    """Measures, prints a table, writes it to benchmarks/results/."""
+    """Measures, prints a table, and writes that of all contenders to benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=["cifar", "imagenet"])
     parser.add_argument("--images", type=Path, required=True)
@@ -88,7 +88,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(options.job, names, images=options.images, folder=Path(folder), options=options)
         paths = sorted(str(path) for path in options.images.rglob("*.JPEG"))[:32]
-    report(options.job, measured, differences=_differences(names, paths) if options.job == "imagenet" else {})
+    rows = report(measured, differences=_differences(names, paths) if options.job == "imagenet" else {})
+    if not options.only:
+        _save(options.job, rows)
 
 
 def builders(job: str) -> dict[str, Callable[[Any], Epoch]]:
@@ -140,17 +142,22 @@ def measure(
     for name in names:
         command = [sys.executable, "-m", "benchmarks.loader", job, "--images", str(images), "--contender", name]
         command += ["--folder", str(folder / name), "--threads", str(options.threads)]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        errors = folder / f"{name}.txt"
+        with open(errors, "w") as file:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True)
         if _answer(process) == "ready":
             running[name], measured[name] = process, Measured([], [], [])
         else:
-            measured[name] = _last_line(process)
+            measured[name] = _last_line(errors)
     for repeat in range(options.repeats + 1):
-        for name, process in running.items():
-            cpu_before_s = _cpu_s(process.pid)
-            num_images, seconds = _epoch(process)
+        for name, process in list(running.items()):
+            try:
+                cpu_before_s = _cpu_s(process.pid)
+                num_images, seconds = _epoch(process)
+            except (OSError, ValueError, psutil.Error):  # it has ended
+                measured[name] = _last_line(folder / f"{name}.txt")
+                del running[name]
+                continue
             result = measured[name]
             if repeat > 0 and isinstance(result, Measured):
                 result.images_per_s.append(num_images / seconds)
@@ -162,8 +169,8 @@ def measure(
     return measured
 
 
-def report(job: str, measured: dict[str, Measured | str], *, differences: dict[str, float]) -> None:
-    """Prints a table in order of speed, and writes the same as CSV."""
+def report(measured: dict[str, Measured | str], *, differences: dict[str, float]) -> list[list[Any]]:
+    """Prints a table in order of speed; gives its rows."""
     rows = []
     heads = ("images/s", "lowest", "highest", "per CPU s", "MiB")
     print(f"{'':22}" + "".join(f"{head:>11}" for head in heads) + "   mean difference from Pillow, of 255")
@@ -177,7 +184,7 @@ def report(job: str, measured: dict[str, Measured | str], *, differences: dict[s
         difference = f"{differences[name]:.3f}" if name in differences else ""
         print(f"{name:22}" + "".join(f"{value:11,}" for value in row) + f"   {difference}")
         rows.append([name, *row, difference, len(speeds)])
-    _save(job, rows)
+    return rows
 
 
 def _save(job: str, rows: list[list[Any]]) -> None:
@@ -246,9 +253,8 @@ def _epoch(process: "subprocess.Popen[str]") -> tuple[int, float]:
     return int(num_images), float(seconds)
 
 
-def _last_line(process: "subprocess.Popen[str]") -> str:
-    errors = process.stderr.read() if process.stderr else ""
-    return (errors.strip().splitlines() or ["ended without a word"])[-1]
+def _last_line(errors: Path) -> str:
+    return (errors.read_text().strip().splitlines() or ["ended without a word"])[-1]
 
 
 def _family(pid: int) -> list[psutil.Process]:

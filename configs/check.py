@@ -94,7 +94,7 @@ def check_config(config: Config) -> None:
     _check_unread(config)
     _check_combinations(config)
     check_input(config.input)
-    _check_sizes(config.augment)
+    _check_sizes(config.augment, epochs=config.train.epochs)
     if config.augment.crop == "pad" and config.input.size_px is not None:
         check_pad(config.augment.pad_px, size_px=config.input.size_px)
     if config.augment.crop == "rrc":
@@ -234,12 +234,16 @@ def _check_combinations(config: Config) -> None:
         )
 
 
-def _check_sizes(augment: AugmentConfig) -> None:
+def _check_sizes(augment: AugmentConfig, *, epochs: int) -> None:
     starts = [start for start, _ in augment.sizes_px]
     if starts != sorted(set(starts)) or not all(start >= 0 for start in starts):
         raise ValueError(
             f"augment.sizes_px={[list(pair) for pair in augment.sizes_px]} must begin at epochs that rise from 0; for "
-            "example [[0, 128], [10, 160]]."
+            "example [[0, 128], [0.5, 160]]."
+        )
+    if starts and starts[-1] >= epochs:
+        raise ValueError(
+            f"augment.sizes_px begins a size at epoch {starts[-1]:g}, but train.epochs={epochs} ends before; drop it."
         )
     for _, size_px in augment.sizes_px:
         if not 1 <= size_px <= _AT_MOST["input.size_px"]:

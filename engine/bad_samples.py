@@ -50,7 +50,7 @@ def check_num_bad(num_bad: int, loader: Loader) -> None:
     """
     if num_bad > loader.max_num_bad:
         raise ValueError(
-            f"{num_bad} of {loader.num_samples} images of this epoch could not be read (bad_samples.jsonl in the run "
-            f"folder lists them), and data.max_bad_frac allows {loader.max_num_bad}. Repair the data, or raise "
-            "data.max_bad_frac in a new run."
+            f"{num_bad} of {loader.num_samples} images of this epoch could not be read (listed above, or in "
+            f"bad_samples.jsonl in the run folder), and data.max_bad_frac allows {loader.max_num_bad}. Repair the "
+            "data, or raise data.max_bad_frac."
         )

@@ -5,9 +5,11 @@ launcher's environment -> launcher_settings, check_launch -> start_runtime -> Ru
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import platform
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -119,8 +121,20 @@ class Runtime:
 
     @contextlib.contextmanager
     def first_on_this_machine(self) -> Iterator[None]:
-        """Lets the first process of each machine go through a block before the others."""
-        with self._accelerator.local_main_process_first():
+        """Lets the first process of each machine go through a block before the others.
+
+        These wait for a lock and not in a collective, which would give up after ten minutes; it opens, too, if the
+        first one ends with an error.
+        """
+        port = os.environ.get("MASTER_PORT", "alone")
+        with open(Path(tempfile.gettempdir()) / f"exactvision-{os.getuid()}-{port}.lock", "w") as lock:
+            is_first = self._accelerator.is_local_main_process
+            if is_first and self.world_size > 1:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            self.wait_for_all()  # the first one holds the lock
+            if not is_first:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                fcntl.flock(lock, fcntl.LOCK_UN)
             yield
 
     def average_buffers(self, module: nn.Module) -> None:

@@ -319,6 +319,19 @@ class _Parts(NamedTuple):
     action: Action
 
 
+def _check_num_known_bad(parts: _Parts, loader: PlannedLoader) -> None:
+    """What would stop the run in its course stops it now.
+
+    Raises:
+        ValueError: More images are known to be unreadable than data.max_bad_frac allows.
+    """
+    if len(parts.source.bad) > loader.max_num_bad:
+        raise ValueError(
+            f"{len(parts.source.bad)} of {len(parts.source.labels_N)} images of {parts.split} cannot be read, and "
+            f"data.max_bad_frac allows {loader.max_num_bad}; repair the data, or raise data.max_bad_frac."
+        )
+
+
 def _join(
     config: Config, data: Data, parts: _Parts, *, windows: Windows, place: Place, show_progress: bool
 ) -> PlannedLoader:
@@ -328,7 +341,7 @@ def _join(
     executor = _build_executor(
         config, data, parts, windows=windows, place=place, pool=pool, show_progress=show_progress
     )
-    return PlannedLoader(
+    loader = PlannedLoader(
         parts.source.labels_N,
         order=parts.order,
         draw=parts.draw,
@@ -342,6 +355,8 @@ def _join(
         max_bad_frac=config.data.max_bad_frac,
         device=place.device,
     )
+    _check_num_known_bad(parts, loader)
+    return loader
 
 
 def _build_executor(

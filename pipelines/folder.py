@@ -61,6 +61,7 @@ class FolderSource:
         try:
             if orientation:
                 encoded = self._read_jpeg_file(sample_id, scratch)
+                self._check_jpeg_size(sample_id, encoded, orientation)
                 rows = rows if len(encoded) == self.num_bytes_N[sample_id] else None
                 pixels = decode_jpeg(
                     encoded, channels=channels, orientation=orientation, scratch=scratch, num_rows=rows
@@ -72,11 +73,9 @@ class FolderSource:
             raise
         except Exception as error:  # whatever broken bytes bring about, memory that does not suffice among it
             raise ValueError(explain(error)) from error
-        height, width, _ = pixels.shape
-        if rows is not None and height >= rows:
-            height = int(self.sizes_N2[sample_id, 0])  # the rest was left out on purpose
-        self._check_size(sample_id, height, width)
-        self.whole_N[sample_id] = True
+        if rows is None:
+            self._check_size(sample_id, *pixels.shape[:2])
+            self.whole_N[sample_id] = True
         return pixels
 
     def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> memoryview | None:
@@ -91,12 +90,11 @@ class FolderSource:
             return None
         try:
             encoded = self._read_jpeg_file(sample_id, scratch)
-            height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+            self._check_jpeg_size(sample_id, encoded, orientation=1)
         except ValueError:
             raise
         except Exception as error:  # as above
             raise ValueError(explain(error)) from error
-        self._check_size(sample_id, height, width)
         return encoded
 
     def take(self, ids: npt.NDArray[np.int64]) -> "FolderSource":
@@ -134,6 +132,10 @@ class FolderSource:
         if bytes(encoded[:2]) != b"\xff\xd8":
             raise ValueError("it was a JPEG when it was indexed, and is none now; use --data.rescan true")
         return encoded
+
+    def _check_jpeg_size(self, sample_id: int, encoded: memoryview, orientation: int) -> None:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+        self._check_size(sample_id, *((width, height) if orientation >= 5 else (height, width)))
 
     def _check_size(self, sample_id: int, height: int, width: int) -> None:
         indexed = tuple(self.sizes_N2[sample_id].tolist())

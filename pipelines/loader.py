@@ -6,6 +6,7 @@ order -> share of the step -> policy (known bad) -> plan -> executor (may run ah
       -> policy (found bad) -> transfer -> effects -> tail -> Batch
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.batch import BadSample, Batch, Mix
@@ -82,7 +84,7 @@ class PlannedLoader:
         self.steps_per_epoch = order.steps_per_epoch
         self.num_left_out = order.num_left_out
         num_counted = min(self.num_samples, order.steps_per_epoch * order.samples_per_step)
-        self.max_num_bad = int(max_bad_frac * num_counted + 1e-9)
+        self.max_num_bad = math.ceil(max_bad_frac * num_counted - 1e-9)
         self._labels_N = labels_N
         self._order = order
         self._draw = draw
@@ -94,29 +96,43 @@ class PlannedLoader:
         self._identity = {"plan_version": PLAN_VERSION, "seed": seed, "fingerprint": fingerprint}
         self._device = device
         self._met: list[BadSample] = []
+        self._is_open = False
         self._epoch = 0
         self._step = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches from the present position to the end of the epoch.
+        """The batches from the present position to the end of the epoch; one iteration at a time.
 
         Raises:
+            RuntimeError: Another iteration is still open.
             ValueError: A sample cannot be read, and the policy is raise; or nothing can replace it.
         """
+        if self._is_open:
+            raise RuntimeError("an iteration of this loader is still open; go through it to the end, or close it.")
+        self._is_open = True
+        try:
+            yield from self._batches()
+        finally:
+            self._is_open = False
+
+    def _batches(self) -> Iterator[Batch]:
         epoch, first = self._epoch, self._step
         given: deque[_Step] = deque()
 
         def plans() -> Iterator[Plan]:
             for step in range(first, self.steps_per_epoch):
-                share, met = self._policy.before(self._order.share(step, epoch=epoch), epoch=epoch, step=step)
+                share = _without_filling(self._order.share(step, epoch=epoch))
+                share, met = self._policy.before(share, epoch=epoch, step=step)
                 given.append(_Step(step, share, self._draw.plan(share, epoch, step), met))
                 yield given[-1].plan
 
         for carried in self._executor.run(plans()):
             batch = self._batch(carried, given.popleft(), epoch=epoch)
             self._advance()
-            yield batch
-            self._transfer.wait_for_copy()  # the executor is about to use the memory of `carried` again
+            try:
+                yield batch
+            finally:
+                self._transfer.wait_for_copy()  # the executor is about to use the memory of `carried` again
 
     def take_bad_samples(self) -> list[BadSample]:
         """This rank's samples that could not be read, met since the last call."""
@@ -132,7 +148,7 @@ class PlannedLoader:
         """Goes to a position, at any world size.
 
         Raises:
-            ValueError: The state belongs to other data, another seed, plan version or global batch.
+            ValueError: The state belongs to other data, another seed or plan version, or lies within a global batch.
         """
         reasons = {
             "fingerprint": "the data has changed (class names, file names, labels or image sizes)",
@@ -164,21 +180,24 @@ class PlannedLoader:
             given = self._mend(images_NHWC, given, bad=carried.bad, epoch=epoch)
         share = given.share
         self._met += given.met
-        effects = self._draw.effects(given.plan, share, epoch)
+        effects, own = self._draw.effects(given.plan, share, epoch), share.own
+        num_filling = own.stop - own.start - len(share.ids_N[own])
+        if num_filling:  # black images, in evaluation alone
+            images_NHWC = F.pad(images_NHWC, (0, 0, 0, 0, 0, 0, 0, num_filling))
         on_device = self._transfer.start(images_NHWC)
         views = self._tail(on_device, effects, num_views=given.plan.num_views)
         self._transfer.mark_read()
-        labels_B, own = self._labels_N[share.ids_N], share.own
+        labels_B = self._labels_N[share.ids_N]
         mix = None
         if effects.mix is not None:
             partner_labels_B = labels_B.reshape(-1, 2)[:, ::-1].reshape(-1)
             mix = Mix(self._on_device(partner_labels_B[own]), self._on_device(effects.mix.weights_B[own]))
         return Batch(
             inputs=tuple(view[own] for view in views),
-            labels_N=self._on_device(labels_B[own]),
+            labels_N=self._on_device(np.pad(labels_B[own], (0, num_filling), mode="edge")),
             mix=mix,
-            ids_N=self._on_device(share.ids_N[own]),
-            valid_N=self._on_device(share.valid_N[own]),
+            ids_N=self._on_device(np.pad(share.ids_N[own], (0, num_filling), mode="edge")),
+            valid_N=self._on_device(np.pad(share.valid_N[own], (0, num_filling))),
         )
 
     def _mend(self, images_NHWC: Tensor, given: _Step, *, bad: Mapping[int, str], epoch: int) -> _Step:
@@ -199,3 +218,12 @@ class PlannedLoader:
 
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self._device, non_blocking=True)
+
+
+def _without_filling(share: Share) -> Share:
+    """The share without the rows at its end that only fill up, but for one, so that there is something to compute."""
+    num_rows = int(np.flatnonzero(share.valid_N)[-1]) + 1 if share.valid_N.any() else 1
+    if num_rows == len(share.ids_N):
+        return share
+    arrays = {name: value[:num_rows] for name, value in share._asdict().items() if name != "own"}
+    return Share(**arrays, own=share.own)

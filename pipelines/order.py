@@ -90,9 +90,14 @@ class TrainingOrder:
             )
         for name, parts in (("world_size", world_size), ("num_repeats", num_repeats)):
             if global_batch_size % parts:
-                raise ValueError(f"global_batch_size={global_batch_size} is not divisible by {name}={parts}.")
+                offer = max(global_batch_size // parts, 1) * parts
+                raise ValueError(
+                    f"global_batch_size={global_batch_size} is not divisible by {name}={parts}; use {offer}."
+                )
         if in_pairs and global_batch_size % 2:
-            raise ValueError(f"global_batch_size={global_batch_size} is odd, but samples are mixed in pairs.")
+            raise ValueError(
+                f"global_batch_size={global_batch_size} is odd, but samples are mixed in pairs; use an even one."
+            )
         self.num_samples = num_samples
         self.samples_per_step = global_batch_size
         self.steps_per_epoch = num_samples // global_batch_size

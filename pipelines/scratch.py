@@ -39,6 +39,8 @@ class Scratch:
             OSError: It cannot be read.
         """
         with _opened(path) as (file, num_bytes):
+            if num_bytes > _MOST_KEPT:
+                return _filled(memoryview(bytearray(num_bytes)), file)
             if num_bytes > len(self._file):
                 self._file = bytearray(num_bytes + num_bytes // 4)
             return _filled(memoryview(self._file)[:num_bytes], file)
@@ -62,6 +64,8 @@ class Arena:
             OSError: It cannot be read.
         """
         with _opened(path) as (file, num_bytes):
+            if num_bytes > _MOST_KEPT:
+                return _filled(memoryview(bytearray(num_bytes)), file)
             if self._used + num_bytes > len(self._memory):  # files read before keep the old memory alive
                 self._memory = memoryview(bytearray(2 * (self._used + num_bytes)))
                 self._used = 0

@@ -148,7 +148,7 @@ class DaliExecutor:
                 self._pipeline.share_outputs()
                 self._pipeline.release_outputs()
                 inside.popleft()
-        except (RuntimeError, IndexError):
+        except (RuntimeError, IndexError, AttributeError):  # it has failed, or Python has taken it down at its exit
             self._pipeline = None
 
     def _feed(self, job: _Job, inside: deque[_Job]) -> None:

@@ -180,8 +180,13 @@ def _start_threads(num_threads: int) -> ThreadPoolExecutor:
         all_there.wait()
 
     pool = ThreadPoolExecutor(max_workers=num_threads, initializer=start, thread_name_prefix="decode")
-    for _ in range(num_threads):
-        pool.submit(int)
+    for number in range(num_threads):
+        try:
+            pool.submit(int)
+        except RuntimeError as error:
+            all_there.abort()  # or those that are there would wait for ever, and the program with them
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise ValueError(f"loader.num_threads={num_threads}: only {number} could be started; use less.") from error
     all_there.wait()
     torch.set_num_threads(before)  # the call in the threads changed what later threads begin with
     return pool

@@ -137,7 +137,7 @@ def test_sizes_in_a_wrong_order_are_refused_with_an_example_that_works(parse: Pa
         parse("--augment.sizes_px", "[[1, 12], [0, 16]]")
     assert str(caught.value).startswith("augment.sizes_px=[[1.0, 12], [0.0, 16]] ")
     example = str(caught.value).partition("for example ")[2].rstrip(".")
-    assert parse("--augment.sizes_px", example).augment.sizes_px == ((0.0, 128), (10.0, 160))
+    assert parse("--augment.sizes_px", example).augment.sizes_px == ((0.0, 128), (0.5, 160))
 
 
 @pytest.mark.parametrize(

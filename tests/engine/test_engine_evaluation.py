@@ -147,8 +147,8 @@ def test_each_evaluation_of_the_same_loader_counts_alike_and_prints_each_file_on
 def test_as_many_bad_samples_as_are_allowed_pass_and_one_more_stops_the_run(score_of, make_loader, data, module):
     assert score_of(module, make_loader(*data, batch_size=10, split="val", bad=BAD, max_num_bad=4)).num_excluded == 4
     wanted = (
-        r"^4 of 53 images of this epoch could not be read \(bad_samples.jsonl in the run folder lists them\), and "
-        r"data\.max_bad_frac allows 3\. Repair the data, or raise data\.max_bad_frac in a new run\.$"
+        r"^4 of 53 images of this epoch could not be read \(listed above, or in bad_samples.jsonl in the run "
+        r"folder\), and data\.max_bad_frac allows 3\. Repair the data, or raise data\.max_bad_frac\.$"
     )
     with pytest.raises(ValueError, match=wanted):
         score_of(module, make_loader(*data, batch_size=10, split="val", bad=BAD, max_num_bad=3))

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -642,7 +643,7 @@ def test_an_evaluation_that_excludes_counts_all_others_once_and_tells_what_it_le
 
 
 @pytest.mark.parametrize(
-    ("max_bad_frac", "num_repeats", "wanted"), [(0.0, 1, 0), (0.01, 1, 0), (0.25, 1, 12), (0.5, 1, 24), (0.25, 2, 12)]
+    ("max_bad_frac", "num_repeats", "wanted"), [(0.0, 1, 0), (0.01, 1, 1), (0.25, 1, 12), (0.5, 1, 24), (0.25, 2, 12)]
 )
 def test_the_number_of_bad_samples_allowed_is_a_part_of_what_an_epoch_takes(
     max_bad_frac: float, num_repeats: int, wanted: int
@@ -691,3 +692,23 @@ def test_a_replacement_that_can_no_longer_be_read_is_replaced_in_its_turn() -> N
     assert batch.ids_N[row] != replacement
     assert batch.labels_N[row] == plain.labels_N[share.ids_N[row]]
     assert [bad.sample_id for bad in loader.take_bad_samples()] == [int(share.ids_N[row]), replacement]
+
+
+def test_only_one_iteration_may_be_open() -> None:
+    loader = build_loader(make_source())
+    first = iter(loader)
+    next(first)
+    with pytest.raises(RuntimeError, match="an iteration of this loader is still open"):
+        next(iter(loader))
+    del first
+    assert next(iter(loader)).labels_N.shape == (GLOBAL_BATCH,)
+
+
+def test_rows_that_only_fill_up_are_not_read() -> None:
+    plans: list[Plan] = []
+    loader = build_evaluation(make_source(), world_size=3)
+    run = loader._executor.run
+    loader._executor = SimpleNamespace(run=lambda coming: run(plans.append(plan) or plan for plan in coming))
+    batches = list(loader)
+    assert sum(len(plan.ids_N) for plan in plans) <= sum(max(1, int(batch.valid_N.sum())) for batch in batches)
+    assert len({batch.inputs[0].shape for batch in batches}) == 1

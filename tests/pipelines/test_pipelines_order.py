@@ -164,7 +164,7 @@ def test_no_pair_holds_the_same_sample_twice_where_the_different_ones_are_even_i
 
 
 def test_repeats_that_do_not_divide_the_batch_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match=r"global_batch_size=24 is not divisible by num_repeats=5\."):
+    with pytest.raises(ValueError, match=r"global_batch_size=24 is not divisible by num_repeats=5; use 20\."):
         repeated(5)
 
 
