@@ -1,8 +1,6 @@
 """Memory that is used again for every image, instead of asking the system for each anew."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -38,12 +36,16 @@ class Scratch:
         Raises:
             OSError: It cannot be read.
         """
-        with _opened(path) as (file, num_bytes):
+        file = _open(path)
+        try:
+            num_bytes = os.fstat(file).st_size
             if num_bytes > _MOST_KEPT:
                 return _filled(memoryview(bytearray(num_bytes)), file)
             if num_bytes > len(self._file):
                 self._file = bytearray(num_bytes + num_bytes // 4)
             return _filled(memoryview(self._file)[:num_bytes], file)
+        finally:
+            os.close(file)
 
 
 class Arena:
@@ -63,7 +65,9 @@ class Arena:
         Raises:
             OSError: It cannot be read.
         """
-        with _opened(path) as (file, num_bytes):
+        file = _open(path)
+        try:
+            num_bytes = os.fstat(file).st_size
             if num_bytes > _MOST_KEPT:
                 return _filled(memoryview(bytearray(num_bytes)), file)
             if self._used + num_bytes > len(self._memory):  # files read before keep the old memory alive
@@ -71,16 +75,12 @@ class Arena:
                 self._used = 0
             start, self._used = self._used, self._used + num_bytes
             return _filled(self._memory[start : self._used], file)
+        finally:
+            os.close(file)
 
 
-@contextlib.contextmanager
-def _opened(path: str | bytes) -> Iterator[tuple[int, int]]:
-    """A file's descriptor and its size in bytes."""
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    try:
-        yield file, os.fstat(file).st_size
-    finally:
-        os.close(file)
+def _open(path: str | bytes) -> int:
+    return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
 
 def _filled(room: memoryview, file: int) -> memoryview:

@@ -175,7 +175,8 @@ class DaliExecutor:
     def _feed_inputs(self, encoded: list[_Encoded], inputs: dict[str, npt.NDArray[Any]]) -> None:
         self._pipeline.feed_input("encoded", encoded)
         for name, values in inputs.items():
-            self._pipeline.feed_input(name, np.ascontiguousarray(values, dtype=np.int32))
+            dtype = np.float32 if name == "size" else np.int32
+            self._pipeline.feed_input(name, np.ascontiguousarray(values, dtype=dtype))
 
     def _rebuild(self, num_rows: int, inside: deque[_Job]) -> None:
         """A new pipeline, which is given again what the one before it had not handed out."""
@@ -271,7 +272,7 @@ def _graph(*, channels: int, interpolation: str, on_gpu: bool) -> Any:
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
     start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
     shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
-    size = fn.cast(fn.external_source(name="size", dtype=types.INT32, ndim=1), dtype=types.FLOAT)
+    size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
     flip = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
     images = fn.decoders.image_slice(
         encoded,
