@@ -7,8 +7,7 @@ later starts  ROOT -> time of the last change of every folder: as in the index? 
 
 What no start notices is a file edited in place, for that changes no folder's time: `rescan` looks at every file.
 
-A folder changed within two seconds before it was listed is listed again at the next start: one more change may have
-fallen into the same tick of the file system's clock (git's index knows the problem as "racily clean"). Files that
+Folders that were changed just before they were listed are listed again (pipelines/listing.py), and files that
 could not be read are tried again at every start.
 """
 
