@@ -15,7 +15,9 @@ import simplejpeg
 
 from pipelines.decode import decode_image, decode_jpeg
 from pipelines.index import WHOLE, Index
+from pipelines.jpeg_window import Window
 from pipelines.scratch import Arena, Scratch
+from pipelines.source import cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class FolderSource:
 
     names_N: bytes (N,), paths below `root`. num_bytes_N: int64 (N,), the sizes of the files.
     jpeg_orientation_N: uint8 (N,), see `pipelines.decode.Header`. edits_N: see `pipelines.index.Index`.
-    whole_N: bool (N,), images that were once decoded from the first row to the last; reading marks more of them.
+    whole_N: bool (N,), images that were once decoded whole; reading marks more of them.
     """
 
     root: str
@@ -45,11 +47,12 @@ class FolderSource:
         return os.path.join(self.root, os.fsdecode(bytes(self.names_N[sample_id])))
 
     def read_image(
-        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, num_rows: int | None = None
+        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, window: Window | None = None
     ) -> npt.NDArray[np.uint8]:
-        """The pixels, uint8 (H, W, C), of the size that `sizes_N2` says; in `scratch`, if given, until its next use.
+        """The pixels, uint8 (H, W, C), of the window, or of the whole image, which has the size in `sizes_N2`.
 
-        Each image is decoded whole once, however it is damaged; after that, of a JPEG, as far as `num_rows` reaches.
+        Each image is decoded whole once, so that damage is found wherever it lies; after that, of a JPEG, what lies
+        beside the window is passed over where that can be done.
 
         Raises:
             ValueError: The file is gone, cannot be decoded, or is of another size than when it was indexed; the
@@ -57,15 +60,15 @@ class FolderSource:
         """
         self._check_not_known_bad(sample_id)
         orientation = int(self.jpeg_orientation_N[sample_id])
-        rows = num_rows if orientation == 1 and self.whole_N[sample_id] else None
         try:
             if orientation:
                 encoded = self._read_jpeg_file(sample_id, scratch)
+                if window and scratch and self._is_whole(sample_id, encoded):
+                    part = self._decode_window(sample_id, encoded, window, channels=channels, scratch=scratch)
+                    if part is not None:
+                        return part
                 self._check_jpeg_size(sample_id, encoded, orientation)
-                rows = rows if len(encoded) == self.num_bytes_N[sample_id] else None
-                pixels = decode_jpeg(
-                    encoded, channels=channels, orientation=orientation, scratch=scratch, num_rows=rows
-                )
+                pixels = decode_jpeg(encoded, channels=channels, orientation=orientation, scratch=scratch)
             else:
                 with open(self.describe(sample_id), "rb") as file:
                     pixels = decode_image(file.read(), channels=channels)
@@ -73,10 +76,9 @@ class FolderSource:
             raise
         except Exception as error:  # whatever broken bytes bring about, memory that does not suffice among it
             raise ValueError(explain(error)) from error
-        if rows is None:
-            self._check_size(sample_id, *pixels.shape[:2])
-            self.whole_N[sample_id] = True
-        return pixels
+        self._check_size(sample_id, *pixels.shape[:2])
+        self.whole_N[sample_id] = True
+        return pixels if window is None else cut(pixels, window)
 
     def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> memoryview | None:
         """The encoded bytes of a sample stored as an upright grey or RGB JPEG; None of every other.
@@ -132,6 +134,17 @@ class FolderSource:
         if bytes(encoded[:2]) != b"\xff\xd8":
             raise ValueError("it was a JPEG when it was indexed, and is none now; use --data.rescan true")
         return encoded
+
+    def _is_whole(self, sample_id: int, encoded: memoryview) -> bool:
+        return bool(self.whole_N[sample_id]) and len(encoded) == self.num_bytes_N[sample_id]
+
+    def _decode_window(
+        self, sample_id: int, encoded: memoryview, window: Window, *, channels: int, scratch: Scratch
+    ) -> npt.NDArray[np.uint8] | None:
+        if self.jpeg_orientation_N[sample_id] != 1:
+            return None
+        height, width = self.sizes_N2[sample_id].tolist()
+        return scratch.jpeg_windows.decode(encoded, window, height=height, width=width, channels=channels)
 
     def _check_jpeg_size(self, sample_id: int, encoded: memoryview, orientation: int) -> None:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)

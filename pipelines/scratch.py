@@ -5,16 +5,22 @@ import os
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.jpeg_window import JpegWindowDecoder
+
 _MOST_KEPT = 64 * 2**20  # bytes; a larger image gets memory of its own, so that one giant does not stay
 
 
 class Scratch:
-    """Room for one file, one image and one window of it, each valid until it is asked for again. For one thread."""
+    """Room for one file, one image and one window of it, each valid until it is asked for again. For one thread.
+
+    jpeg_windows: the thread's decoder of windows, with room of its own.
+    """
 
     def __init__(self) -> None:
         self._file = bytearray(0)
         self._pixels = np.empty(0, dtype=np.uint8)
         self._window = np.empty(0, dtype=np.uint8)
+        self.jpeg_windows = JpegWindowDecoder()
 
     def pixels(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """At least `num_bytes` of memory for a decoded image, uint8 (M,)."""

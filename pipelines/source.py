@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.jpeg_window import Window
 from pipelines.scratch import Arena, Scratch
 
 WHAT_TO_DO = (
@@ -46,11 +47,12 @@ class Source(Protocol):
         ...
 
     def read_image(
-        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, num_rows: int | None = None
+        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, window: Window | None = None
     ) -> npt.NDArray[np.uint8]:
-        """The pixels, uint8 (H, W, C), of the size that `sizes_N2` says; in `scratch`, if given, until its next use.
+        """The pixels, uint8 (H, W, C), of the window, or of the whole image, which has the size in `sizes_N2`.
 
-        Of an image that has been found whole before, rows below the first `num_rows` may be missing.
+        They lie in `scratch`, if given, until its next use. Of an image that has been found whole before, what lies
+        beside the window need not be decoded.
 
         Raises:
             ValueError: The image cannot be read; the message gives the reason, not the name.
@@ -98,10 +100,12 @@ class ArraySource:
         return int(self.images_NHWC.shape[3]) == 1
 
     def read_image(
-        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, num_rows: int | None = None
+        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, window: Window | None = None
     ) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C); grey is repeated where three channels are asked for."""
         image: npt.NDArray[np.uint8] = self.images_NHWC[sample_id]
+        if window is not None:
+            image = cut(image, window)
         if image.shape[2] == channels:
             return image
         if channels == 3:
@@ -123,6 +127,12 @@ class ArraySource:
         digest.update(self.labels_N.tobytes())
         digest.update(self.images_NHWC.tobytes())
         return digest.hexdigest()
+
+
+def cut(pixels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
+    """The window of an image, (H, W, C), in the same memory."""
+    top, left, height, width = window
+    return pixels[top : top + height, left : left + width]
 
 
 def explain_bad(source: Source, sample_id: int, reason: str) -> str:

@@ -15,7 +15,7 @@ class BrokenSource(ArraySource):
 
     broken: Mapping[int, str] = field(default_factory=dict)
 
-    def read_image(self, sample_id: int, *, channels: int, **_: object) -> npt.NDArray[np.uint8]:
+    def read_image(self, sample_id: int, *, channels: int, **options: object) -> npt.NDArray[np.uint8]:
         if sample_id in self.broken:
             raise ValueError(self.broken[sample_id])
-        return super().read_image(sample_id, channels=channels)
+        return super().read_image(sample_id, channels=channels, **options)

@@ -1,6 +1,6 @@
 """The CPU path for real work: a pool of threads that decode, resize and write into batches allocated once.
 
-plan -> chunks of 8 samples -> thread: read file -> decode -> for each view: window, resize, shift, flip -> slot
+plan -> chunks of 8 samples -> thread: read file -> decode the window -> for each view: resize, shift, flip -> slot
                                (one scratch per thread, no memory asked for per image)
 
 The decoder, torch's resize and the kernels leave the GIL free. Pixels are those of `pipelines.geometry.carry_out`.
@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.execution import Carried
+from pipelines.jpeg_window import Window
 from pipelines.kernels import shift_and_flip_image
 from pipelines.plan import Plan
 from pipelines.scratch import Scratch
-from pipelines.source import Source
+from pipelines.source import Source, cut
 
 _CHUNK = 8  # samples per task: few enough that no thread is left alone with the end of a batch
 
@@ -122,28 +123,28 @@ class ThreadsExecutor:
         out_NHWC = images_NHWC.numpy()
         step = len(plan.ids_N) // plan.num_views
         bad: dict[int, str] = {}
-        bottoms_N = (plan.windows_N4[:, 0] + plan.windows_N4[:, 2]).tolist()
         for sample in samples:
             rows = range(sample, len(plan.ids_N), step)
-            num_rows = max(bottoms_N[row] for row in rows)
-            sample_id = int(plan.ids_N[sample])
+            windows = plan.windows_N4[rows.start :: step].tolist()
+            around = _around(windows)
             try:
-                pixels = self._source.read_image(sample_id, channels=self._channels, scratch=scratch, num_rows=num_rows)
+                pixels = self._source.read_image(
+                    int(plan.ids_N[sample]), channels=self._channels, scratch=scratch, window=around
+                )
             except ValueError as error:
                 bad |= dict.fromkeys(rows, str(error))
                 continue
-            for row in rows:
-                self._carry_out_row(pixels, plan, row, out_NHWC[row], scratch)
+            for row, (top, left, height, width) in zip(rows, windows, strict=True):
+                part = cut(pixels, (top - around[0], left - around[1], height, width))
+                self._carry_out_row(part, plan, row, out_NHWC[row], scratch)
         return bad
 
     def _carry_out_row(
-        self, pixels: npt.NDArray[np.uint8], plan: Plan, row: int, out: npt.NDArray[np.uint8], scratch: Scratch
+        self, image: npt.NDArray[np.uint8], plan: Plan, row: int, out: npt.NDArray[np.uint8], scratch: Scratch
     ) -> None:
-        top, left, height, width = plan.windows_N4[row].tolist()
         down, right = plan.shifts_N2[row].tolist()
         flip = bool(plan.flips_N[row])
-        image = pixels[top : top + height, left : left + width]
-        if (height, width) != (plan.size_px, plan.size_px):
+        if image.shape[:2] != (plan.size_px, plan.size_px):
             resized = _resize(image, size_px=plan.size_px, interpolation=self._interpolation, scratch=scratch)
             if flip and not (down or right):  # torch flips in 20 us what takes the kernel 65 (224 px, 2026-11-20)
                 resized, flip = resized.flip(1), False
@@ -160,12 +161,22 @@ class ThreadsExecutor:
         return scratch
 
 
+def _around(windows: list[list[int]]) -> Window:
+    """The smallest window that holds them all."""
+    top, left = min(window[0] for window in windows), min(window[1] for window in windows)
+    bottom = max(window[0] + window[2] for window in windows)
+    right = max(window[1] + window[3] for window in windows)
+    return top, left, bottom - top, right - left
+
+
 def _resize(image: npt.NDArray[np.uint8], *, size_px: int, interpolation: str, scratch: Scratch) -> Tensor:
     """uint8 (H, W, C) -> (S, S, C), antialiased. torch's fast path takes whole channels_last images only."""
-    window = scratch.window(image.size)[: image.size].reshape(1, *image.shape)
-    window[0] = image
+    if not image.flags.carray:
+        window = scratch.window(image.size)[: image.size].reshape(image.shape)
+        window[...] = image
+        image = window
     resized = F.interpolate(
-        torch.from_numpy(window).permute(0, 3, 1, 2), size=(size_px, size_px), mode=interpolation, antialias=True
+        torch.from_numpy(image)[None].permute(0, 3, 1, 2), size=(size_px, size_px), mode=interpolation, antialias=True
     )
     return resized[0].permute(1, 2, 0)
 

@@ -408,29 +408,3 @@ def test_a_pnm_is_read_back_to_the_bit(photo: Pixels, channels: int) -> None:
     encoded = encode_pnm(np.ascontiguousarray(pixels))
     assert read_header(encoded) == Header(61, 83, channels == 1, 0)
     np.testing.assert_array_equal(decode_image(encoded, channels=channels), pixels)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}])
-@pytest.mark.parametrize("size", [(97, 131), (64, 64), (200, 33), (130, 17)])
-def test_the_first_rows_of_a_jpeg_are_those_of_the_whole(
-    mode: str, options: dict[str, Any], size: tuple[int, int]
-) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).convert(mode).save(file, "JPEG", quality=90, **options)
-    whole = decode_jpeg(file.getvalue(), channels=3, orientation=1)
-    num_cut = 0
-    for num_rows in range(1, size[0] + 1):
-        encoded = memoryview(bytearray(file.getvalue()))
-        part = decode_jpeg(encoded, channels=3, orientation=1, num_rows=num_rows)
-        assert len(part) >= num_rows
-        assert np.array_equal(part[:num_rows], whole[:num_rows])
-        num_cut += len(part) < len(whole)
-    assert num_cut > size[0] // 4 or "progressive" in options
-
-
-def test_bytes_that_cannot_be_written_are_decoded_whole() -> None:
-    file = io.BytesIO()
-    Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(file, "JPEG")
-    assert decode_jpeg(file.getvalue(), channels=3, orientation=1, num_rows=5).shape == (64, 64, 3)

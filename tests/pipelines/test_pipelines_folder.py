@@ -12,15 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import simplejpeg
+from executor_builders import DALI_IS_EXPECTED
 from PIL import Image
 
-from pipelines import folder
+from pipelines import folder, jpeg_window
 from pipelines.decode import decode_image
 from pipelines.folder import FolderSource
+from pipelines.jpeg_window import JpegWindowDecoder, Window
 from pipelines.listing import IMAGE_SUFFIXES
 from pipelines.scan import scan_folder
 from pipelines.scratch import Scratch
+from pipelines.source import cut
 
+Pixels = npt.NDArray[np.uint8]
 WriteFolder = Callable[..., Path]
 TWO = {"cat": 3, "dog": 2}
 
@@ -529,27 +533,90 @@ def test_damage_behind_the_header_is_found_by_verification_alone(
     assert source.sizes_N2[4].tolist() == [16, 16], "the header is good"
 
 
-def test_a_jpeg_is_decoded_whole_once_and_then_as_far_as_it_is_needed(tmp_path: Path) -> None:
+def write_noise(root: Path, *names: str) -> None:
     rng = np.random.default_rng(0)
-    for name in ("a/0.jpg", "a/1.jpg", "a/2.jpg", "b/0.jpg"):
-        path = tmp_path / "train" / name
+    for name in names:
+        path = root / "train" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (160, 120, 3), dtype=np.uint8)).save(path)
-    source = scan(tmp_path)["train"]
-    scratch = Scratch()
-    whole = source.read_image(0, channels=3, scratch=scratch, num_rows=20).copy()
-    assert whole.shape == (160, 120, 3), "nobody has looked at the rest of it yet"
-    part = source.read_image(0, channels=3, scratch=scratch, num_rows=20)
-    assert 20 <= len(part) < 60
-    assert np.array_equal(part[:20], whole[:20])
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
+    """The windows that were decoded without the rest of their images."""
+    decoded: list[Window] = []
+    decode = JpegWindowDecoder.decode
+
+    def watch(self: JpegWindowDecoder, encoded: memoryview, window: Window, **options: int) -> Pixels | None:
+        pixels = decode(self, encoded, window, **options)
+        decoded.extend([window] if pixels is not None else [])
+        return pixels
+
+    monkeypatch.setattr(JpegWindowDecoder, "decode", watch)
+    return decoded
+
+
+WINDOW = (5, 7, 20, 30)
+
+
+@pytest.mark.skipif(not DALI_IS_EXPECTED, reason="no builds of nvImageCodec for this system")
+def test_a_jpeg_is_decoded_whole_once_and_then_its_window_alone(tmp_path: Path, windows: list[Window]) -> None:
+    write_noise(tmp_path, "a/0.jpg", "a/1.jpg", "a/2.jpg", "b/0.jpg")
+    source, scratch = scan(tmp_path)["train"], Scratch()
+    expected = cut(source.read_image(3, channels=3), WINDOW).copy()
+    first = source.read_image(0, channels=3, scratch=scratch, window=WINDOW).copy()
+    assert windows == [], "nobody has looked at the rest of it yet"
+    np.testing.assert_array_equal(source.read_image(0, channels=3, scratch=scratch, window=WINDOW), first)
+    np.testing.assert_array_equal(source.read_image(3, channels=3, scratch=scratch, window=WINDOW), expected)
+    assert windows == [WINDOW, WINDOW]
     torn = Path(source.describe(1))
-    torn.write_bytes(torn.read_bytes()[:-2000])  # far below the first rows
+    torn.write_bytes(torn.read_bytes()[:-2000])  # far below the window
     with pytest.raises(ValueError, match=r"[Pp]remature end"):
-        source.read_image(1, channels=3, scratch=scratch, num_rows=20)
+        source.read_image(1, channels=3, scratch=scratch, window=WINDOW)
     kept = Path(source.describe(0))
     kept.write_bytes(kept.read_bytes()[:-2000])  # torn after it was found whole: the size of the file tells
     with pytest.raises(ValueError, match=r"[Pp]remature end"):
-        source.read_image(0, channels=3, scratch=scratch, num_rows=20)
+        source.read_image(0, channels=3, scratch=scratch, window=WINDOW)
     verified = scan(tmp_path, keep_bad=True, verify=True)["train"]
     assert sorted(verified.bad) == [0, 1]
-    assert len(verified.read_image(2, channels=3, scratch=scratch, num_rows=20)) < 60, "verified before"
+    verified.read_image(2, channels=3, scratch=scratch, window=WINDOW)
+    assert len(windows) == 3, "verified before"
+
+
+def test_a_jpeg_that_was_replaced_by_one_of_another_size_is_told(tmp_path: Path) -> None:
+    write_noise(tmp_path, "a/0.jpg", "b/0.jpg")
+    source, scratch = scan(tmp_path)["train"], Scratch()
+    source.read_image(0, channels=3, scratch=scratch)
+    path = Path(source.describe(0))
+    num_bytes = path.stat().st_size
+    Image.new("RGB", (120, 150)).save(path)
+    path.write_bytes(path.read_bytes().ljust(num_bytes, b"\0"))  # as long as before
+    with pytest.raises(ValueError, match=r"it is 150 x 120 pixels .* was 160 x 120 .* use --data\.rescan true"):
+        source.read_image(0, channels=3, scratch=scratch, window=WINDOW)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_windows_are_the_same_wherever_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, installed: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (64, 48, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "train/a").mkdir(parents=True)
+    (tmp_path / "train/b").mkdir()
+    noise.save(tmp_path / "train/a/0.jpg")
+    noise.convert("L").save(tmp_path / "train/a/1.jpg")
+    noise.save(tmp_path / "train/a/2.jpg", exif=turned)
+    noise.save(tmp_path / "train/a/3.png")
+    noise.convert("CMYK").save(tmp_path / "train/b/4.jpg")
+    if not installed:
+        monkeypatch.setattr(jpeg_window, "nvimgcodec", None)
+    source, scratch = scan(tmp_path)["train"], Scratch()
+    for sample_id in range(5):
+        whole = source.read_image(sample_id, channels=channels).copy()
+        assert whole.shape == ((48, 64, channels) if sample_id == 2 else (64, 48, channels))
+        for read_again in (None, scratch, scratch):
+            part = source.read_image(sample_id, channels=channels, scratch=read_again, window=WINDOW)
+            np.testing.assert_array_equal(part, cut(whole, WINDOW))

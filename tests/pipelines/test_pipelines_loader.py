@@ -663,11 +663,11 @@ class VanishingSource(BrokenSource):
     vanishing: int
     reads: list[int] = field(default_factory=list)
 
-    def read_image(self, sample_id: int, *, channels: int, **_: object) -> npt.NDArray[np.uint8]:
+    def read_image(self, sample_id: int, *, channels: int, **options: object) -> npt.NDArray[np.uint8]:
         if sample_id == self.vanishing and sample_id in self.reads:
             raise ValueError("it is gone")
         self.reads.append(sample_id)
-        return super().read_image(sample_id, channels=channels)
+        return super().read_image(sample_id, channels=channels, **options)
 
 
 def test_a_replacement_that_can_no_longer_be_read_is_replaced_in_its_turn() -> None:

@@ -32,13 +32,13 @@ class WatchedSource(ArraySource):
     failing: int = -1
     failure: Exception = field(default_factory=lambda: ValueError("burnt"))
 
-    def read_image(self, sample_id: int, *, channels: int, **_: object) -> npt.NDArray[np.uint8]:
+    def read_image(self, sample_id: int, *, channels: int, **options: object) -> npt.NDArray[np.uint8]:
         time.sleep(self.delay_s)
         self.reads.append(sample_id)
         self.threads.add(threading.current_thread().name)
         if sample_id == self.failing:
             raise self.failure
-        return super().read_image(sample_id, channels=channels)
+        return super().read_image(sample_id, channels=channels, **options)
 
 
 def make_source(**changes: object) -> WatchedSource:
