@@ -33,9 +33,10 @@ class Stream(IntEnum):
 def random_bits(seed: int, stream: Stream, *counters: Counter) -> npt.NDArray[np.uint64]:
     """uint64 of the broadcast shape of the counters, each at least 0."""
     # twice: once would let seed and stream change places, and seed 0's shifts would be seed 1's order
-    state = _mix(_mix(np.asarray(seed, dtype=np.uint64)))
-    for counter in (int(stream), *counters):
-        state = _mix(state ^ _mix(np.asarray(counter).astype(np.uint64)))
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        state = _mix(_mix(np.asarray(seed, dtype=np.uint64)))
+        for counter in (int(stream), *counters):
+            state = _mix(state ^ _mix(np.asarray(counter).astype(np.uint64)))
     return state
 
 
@@ -45,8 +46,7 @@ def random_uniform(seed: int, stream: Stream, *counters: Counter) -> npt.NDArray
 
 
 def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
-        value = value + _GOLDEN
-        value = (value ^ (value >> np.uint64(30))) * _MULTIPLIER_1
-        value = (value ^ (value >> np.uint64(27))) * _MULTIPLIER_2
+    value = value + _GOLDEN
+    value = (value ^ (value >> np.uint64(30))) * _MULTIPLIER_1
+    value = (value ^ (value >> np.uint64(27))) * _MULTIPLIER_2
     return value ^ (value >> np.uint64(31))

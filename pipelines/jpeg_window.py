@@ -52,7 +52,7 @@ class JpegWindowDecoder:
             return None
         try:
             stream = nvimgcodec.CodeStream(np.frombuffer(encoded, np.uint8))
-            if (stream.height, stream.width) != (height, width) or stream.num_channels > channels:
+            if (stream.height, stream.width) != (height, width) or (channels == 1 and stream.num_channels > 1):
                 return None
             image = self._decode(stream, window, channels)
         except RuntimeError:  # the header cannot be read

@@ -119,38 +119,43 @@ class ThreadsExecutor:
 
     def _carry_out_chunk(self, plan: Plan, samples: range, images_NHWC: Tensor) -> dict[int, str]:
         """One task: writes the images of some samples, all views; gives the rows that could not be read."""
-        scratch = self._scratch()
-        out_NHWC = images_NHWC.numpy()
-        step = len(plan.ids_N) // plan.num_views
+        scratch, out_NHWC = self._scratch(), images_NHWC.numpy()
+        first_row_of_view = range(0, len(plan.ids_N), len(plan.ids_N) // plan.num_views)
+        rows_MV = np.add.outer(samples, first_row_of_view)
+        orders_N7 = np.column_stack((plan.windows_N4, plan.shifts_N2, plan.flips_N))
         bad: dict[int, str] = {}
-        for sample in samples:
-            rows = range(sample, len(plan.ids_N), step)
-            windows = plan.windows_N4[rows.start :: step].tolist()
-            around = _around(windows)
+        for sample_id, rows, orders in zip(
+            plan.ids_N[rows_MV[:, 0]].tolist(), rows_MV.tolist(), orders_N7[rows_MV].tolist(), strict=True
+        ):
+            around = _around(orders)
             try:
-                pixels = self._source.read_image(
-                    int(plan.ids_N[sample]), channels=self._channels, scratch=scratch, window=around
-                )
+                pixels = self._source.read_image(sample_id, channels=self._channels, scratch=scratch, window=around)
             except ValueError as error:
                 bad |= dict.fromkeys(rows, str(error))
                 continue
-            for row, (top, left, height, width) in zip(rows, windows, strict=True):
+            for row, (top, left, height, width, *placing) in zip(rows, orders, strict=True):
                 part = cut(pixels, (top - around[0], left - around[1], height, width))
-                self._carry_out_row(part, plan, row, out_NHWC[row], scratch)
+                self._carry_out(part, *placing, out=out_NHWC[row], scratch=scratch)
         return bad
 
-    def _carry_out_row(
-        self, image: npt.NDArray[np.uint8], plan: Plan, row: int, out: npt.NDArray[np.uint8], scratch: Scratch
+    def _carry_out(
+        self,
+        image: npt.NDArray[np.uint8],
+        down: int,
+        right: int,
+        flip: int,
+        *,
+        out: npt.NDArray[np.uint8],
+        scratch: Scratch,
     ) -> None:
-        down, right = plan.shifts_N2[row].tolist()
-        flip = bool(plan.flips_N[row])
-        if image.shape[:2] != (plan.size_px, plan.size_px):
-            resized = _resize(image, size_px=plan.size_px, interpolation=self._interpolation, scratch=scratch)
+        """One window, resized, shifted, flipped."""
+        if image.shape != out.shape:
+            resized = _resize(image, size_px=len(out), interpolation=self._interpolation, scratch=scratch)
             if flip and not (down or right):  # torch flips in 20 us what takes the kernel 65 (224 px, 2026-11-20)
                 resized, flip = resized.flip(1), False
             image = resized.numpy()
         if down or right or flip:
-            shift_and_flip_image(image, down, right, flip, out)
+            shift_and_flip_image(image, down, right, bool(flip), out)
         else:
             out[...] = image
 
@@ -162,7 +167,10 @@ class ThreadsExecutor:
 
 
 def _around(windows: list[list[int]]) -> Window:
-    """The smallest window that holds them all."""
+    """The smallest window that holds them all; each begins with top, left, height, width."""
+    top, left, height, width = windows[0][:4]
+    if len(windows) == 1:
+        return top, left, height, width
     top, left = min(window[0] for window in windows), min(window[1] for window in windows)
     bottom = max(window[0] + window[2] for window in windows)
     right = max(window[1] + window[3] for window in windows)
