@@ -2,7 +2,7 @@
 
 Their references are `pipelines.geometry.shift_and_flip` and the torch lines of `pipelines.tail`; against
 those, per image of 32 x 32 x 3 on one core of an AMD EPYC: normalise 6.1 -> 0.25 us (torch 2.14.1, numba 0.68.1,
-2026-11-20).
+2026-11-20). Images to shift may have any strides; what they are written to is contiguous.
 
 Legend of shape letters: N results, M images, S height and width, C channels, R rows, P values of a row.
 """
@@ -25,7 +25,6 @@ def _compile(function: _Function) -> _Function:
         return cast(_Function, numba.njit(nogil=True)(function))
 
 
-@_compile
 def shift_and_flip_rows(
     images_MSSC: _Pixels,
     rows_N: npt.NDArray[np.int64],
@@ -34,14 +33,12 @@ def shift_and_flip_rows(
     out_NSSC: _Pixels,
 ) -> None:
     """Writes rows of `images_MSSC`, shifted (border by reflection), then flipped left-right, into `out_NSSC`."""
-    for n in range(len(rows_N)):
-        _shift_and_flip(images_MSSC[rows_N[n]], shifts_N2[n, 0], shifts_N2[n, 1], flips_N[n], out_NSSC[n])
+    _shift_and_flip_rows(np.ascontiguousarray(images_MSSC), rows_N, shifts_N2, flips_N, out_NSSC)
 
 
-@_compile
 def shift_and_flip_image(image_SSC: _Pixels, down: int, right: int, flip: bool, out_SSC: _Pixels) -> None:
-    """The same for one image, of any strides."""
-    _shift_and_flip(image_SSC, down, right, flip, out_SSC)
+    """The same for one image."""
+    _shift_and_flip(np.ascontiguousarray(image_SSC), down, right, flip, out_SSC)
 
 
 @_compile
@@ -59,26 +56,61 @@ def normalise_rows(
 
 
 @_compile
+def _shift_and_flip_rows(
+    images: _Pixels,
+    rows: npt.NDArray[np.int64],
+    shifts: npt.NDArray[np.int64],
+    flips: npt.NDArray[np.bool_],
+    out: _Pixels,
+) -> None:
+    for n in range(len(rows)):
+        _shift_and_flip(images[rows[n]], shifts[n, 0], shifts[n, 1], flips[n], out[n])
+
+
+@_compile
 def _shift_and_flip(image: _Pixels, down: int, right: int, flip: bool, out: _Pixels) -> None:
     size, _, channels = out.shape
+    source, target = image.reshape(-1), out.reshape(-1)
     first, last = max(0, -right), min(size, size - right)  # columns that need no reflection
     for y in range(size):
-        source_y = abs(y + down)
-        if source_y >= size:
-            source_y = 2 * (size - 1) - source_y
-        source, target = image[source_y], out[y]
-        for x in range(size):
-            if first <= x < last:
-                source_x = x + right
-            else:
-                source_x = abs(x + right)
-                if source_x >= size:
-                    source_x = 2 * (size - 1) - source_x
-            target_x = size - 1 - x if flip else x
-            if channels == 3:  # unrolled: half the time of a loop
-                target[target_x, 0] = source[source_x, 0]
-                target[target_x, 1] = source[source_x, 1]
-                target[target_x, 2] = source[source_x, 2]
-            else:
-                for c in range(channels):
-                    target[target_x, c] = source[source_x, c]
+        from_row, to_row = _reflect(y + down, size) * size, y * size
+        to = to_row + (size - last if flip else first)
+        _copy(source, from_row + first + right, target, to, last - first, channels, flip)
+        for edge in range(size - (last - first)):
+            x = edge if edge < first else last + edge - first
+            start, to = from_row + _reflect(x + right, size), to_row + (size - 1 - x if flip else x)
+            for c in range(channels):
+                target[np.uint64(to * channels + c)] = source[np.uint64(start * channels + c)]
+
+
+@_compile
+def _reflect(place: int, size: int) -> int:
+    place = abs(place)
+    return place if place < size else 2 * (size - 1) - place
+
+
+@_compile
+def _copy(source: _Pixels, start: int, target: _Pixels, to: int, count: int, channels: int, flip: bool) -> None:
+    """Copies `count` pixels from `start` to the pixels from `to` on, in reverse if `flip`.
+
+    Indices are unsigned: of any other numba asks whether it is below zero, and does not vectorise the loop then. 224 x
+    224 x 3 flipped: 43 -> 3 us (AMD EPYC, numba 0.68.1, 2026-11-20).
+    """
+    i, j = np.uint64(start * channels), np.uint64(to * channels)
+    if not flip:
+        for k in range(count * channels):
+            target[j + np.uint64(k)] = source[i + np.uint64(k)]
+    elif channels == 1:
+        j += np.uint64(count - 1)
+        for k in range(count):
+            target[j - np.uint64(k)] = source[i + np.uint64(k)]
+    elif channels == 3:
+        j += np.uint64(3 * (count - 1))
+        for k in range(0, 3 * count, 3):
+            target[j - np.uint64(k)] = source[i + np.uint64(k)]
+            target[j - np.uint64(k - 1)] = source[i + np.uint64(k + 1)]
+            target[j - np.uint64(k - 2)] = source[i + np.uint64(k + 2)]
+    else:
+        for k in range(count):
+            for c in range(channels):
+                target[(to + count - 1 - k) * channels + c] = source[(start + k) * channels + c]

@@ -133,31 +133,12 @@ class ThreadsExecutor:
             except ValueError as error:
                 bad |= dict.fromkeys(rows, str(error))
                 continue
-            for row, (top, left, height, width, *placing) in zip(rows, orders, strict=True):
-                part = cut(pixels, (top - around[0], left - around[1], height, width))
-                self._carry_out(part, *placing, out=out_NHWC[row], scratch=scratch)
+            for row, (top, left, height, width, down, right, flip) in zip(rows, orders, strict=True):
+                image = cut(pixels, (top - around[0], left - around[1], height, width))
+                if (height, width) != (plan.size_px, plan.size_px):
+                    image = _resize(image, size_px=plan.size_px, interpolation=self._interpolation, scratch=scratch)
+                shift_and_flip_image(image, down, right, bool(flip), out_NHWC[row])
         return bad
-
-    def _carry_out(
-        self,
-        image: npt.NDArray[np.uint8],
-        down: int,
-        right: int,
-        flip: int,
-        *,
-        out: npt.NDArray[np.uint8],
-        scratch: Scratch,
-    ) -> None:
-        """One window, resized, shifted, flipped."""
-        if image.shape != out.shape:
-            resized = _resize(image, size_px=len(out), interpolation=self._interpolation, scratch=scratch)
-            if flip and not (down or right):  # torch flips in 20 us what takes the kernel 65 (224 px, 2026-11-20)
-                resized, flip = resized.flip(1), False
-            image = resized.numpy()
-        if down or right or flip:
-            shift_and_flip_image(image, down, right, bool(flip), out)
-        else:
-            out[...] = image
 
     def _scratch(self) -> Scratch:
         if not hasattr(self._local, "scratch"):
@@ -177,7 +158,9 @@ def _around(windows: list[list[int]]) -> Window:
     return top, left, bottom - top, right - left
 
 
-def _resize(image: npt.NDArray[np.uint8], *, size_px: int, interpolation: str, scratch: Scratch) -> Tensor:
+def _resize(
+    image: npt.NDArray[np.uint8], *, size_px: int, interpolation: str, scratch: Scratch
+) -> npt.NDArray[np.uint8]:
     """uint8 (H, W, C) -> (S, S, C), antialiased. torch's fast path takes whole channels_last images only."""
     if not image.flags.carray:
         window = scratch.window(image.size)[: image.size].reshape(image.shape)
@@ -186,7 +169,7 @@ def _resize(image: npt.NDArray[np.uint8], *, size_px: int, interpolation: str, s
     resized = F.interpolate(
         torch.from_numpy(image)[None].permute(0, 3, 1, 2), size=(size_px, size_px), mode=interpolation, antialias=True
     )
-    return resized[0].permute(1, 2, 0)
+    return resized[0].permute(1, 2, 0).numpy()
 
 
 def _start_threads(num_threads: int) -> ThreadPoolExecutor:
