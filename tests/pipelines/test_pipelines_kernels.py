@@ -48,6 +48,18 @@ def test_rows_are_shifted_and_flipped_as_torch_does_up_to_the_whole_image(size: 
     assert np.array_equal(out, reference(images, rows, shifts, flips))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [31, 64, 224])
+def test_rows_long_enough_for_vectors_too(size: int, channels: int) -> None:
+    images = random_pixels(2, size, size, channels)
+    cases = [(0, 0, True), (0, 0, False), (3, -2, True), (-size + 1, size - 1, True), (1, size // 2, False)]
+    rows, shifts, flips = [0, 1, 1, 0, 1], [case[:2] for case in cases], [case[2] for case in cases]
+    out = np.full((len(cases) + 2, size, size, channels), 77, dtype=np.uint8)
+    shift_and_flip_rows(images, np.array(rows), np.array(shifts), np.array(flips), out[1:-1])
+    assert np.array_equal(out[1:-1], reference(images, rows, shifts, flips))
+    assert (out[[0, -1]] == 77).all(), "nothing beside the rows is touched"
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_an_image_of_any_strides_is_shifted_and_flipped_alike(channels: int) -> None:
     size = 6

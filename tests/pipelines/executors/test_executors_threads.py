@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from executor_builders import DALI_IS_EXPECTED
 from PIL import Image
 
 from pipelines.executors.threads import ThreadsExecutor
 from pipelines.geometry import carry_out
+from pipelines.jpeg_window import JpegWindowDecoder
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
 from pipelines.scan import scan_folder
 from pipelines.source import ArraySource, Source
@@ -58,7 +60,13 @@ def build(source: Source, *, num_threads: int = 2, num_prefetched: int = 2) -> T
 
 
 def plans_of(
-    source: Source, *, batch_size: int = 12, num_views: int = 1, size_px: int = SIZE, num_samples: int = COUNT
+    source: Source,
+    *,
+    batch_size: int = 12,
+    num_views: int = 1,
+    size_px: int = SIZE,
+    num_samples: int = COUNT,
+    augmentation: Augmentation = SHIFT_FLIP,
 ) -> list[Plan]:
     return [
         plan_training(
@@ -66,7 +74,7 @@ def plans_of(
             copies_N=np.zeros_like(ids),
             sizes_N2=source.sizes_N2[ids],
             fit=Fit("crop", 1.0),
-            augmentation=SHIFT_FLIP,
+            augmentation=augmentation,
             seed=0,
             epoch=0,
             size_px=size_px,
@@ -230,3 +238,39 @@ def test_a_file_that_has_changed_its_size_since_it_was_indexed_is_bad(
         "use --data.rescan true"
     )
     assert carried.bad == {7: wanted}
+
+
+@pytest.mark.parametrize("num_views", [1, 3])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_windows_decoded_alone_make_the_same_batches_as_whole_images(
+    tmp_path: Path, num_views: int, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        path = tmp_path / "train" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = rng.integers(0, 256, (60 + number, 90 - number, 3), dtype=np.uint8)
+        Image.fromarray(noise).convert(mode).save(path)
+    source = scan_folder(str(tmp_path), show_progress=False)["train"]
+    plans = plans_of(
+        source,
+        num_views=num_views,
+        size_px=32,
+        num_samples=24,
+        augmentation=Augmentation(crop="rrc", rrc_scale=(0.05, 0.3), flip="random"),
+    )
+    decoded: list[bool] = []
+    decode = JpegWindowDecoder.decode
+
+    def watch(self: JpegWindowDecoder, *arguments: object, **options: object) -> object:
+        pixels = decode(self, *arguments, **options)
+        decoded.append(pixels is not None)
+        return pixels
+
+    monkeypatch.setattr(JpegWindowDecoder, "decode", watch)
+    executor = build(source)
+    whole, again = ([carried.images_NHWC.clone() for carried in executor.run(plans)] for _ in range(2))
+    for first, second in zip(whole, again, strict=True):
+        assert torch.equal(first, second)
+    if DALI_IS_EXPECTED:
+        assert decoded == [True] * 24
