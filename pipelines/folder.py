@@ -63,8 +63,10 @@ class FolderSource:
         try:
             if orientation:
                 encoded = self._read_jpeg_file(sample_id, scratch)
-                if window and scratch and self._is_whole(sample_id, encoded):
-                    part = self._decode_window(sample_id, encoded, window, channels=channels, scratch=scratch)
+                if window and scratch and orientation == 1 and self._is_whole(sample_id, encoded):
+                    height, width = self.sizes_N2[sample_id].tolist()
+                    decode_window = scratch.jpeg_windows.decode
+                    part = decode_window(encoded, window, height=height, width=width, channels=channels)
                     if part is not None:
                         return part
                 self._check_jpeg_size(sample_id, encoded, orientation)
@@ -137,14 +139,6 @@ class FolderSource:
 
     def _is_whole(self, sample_id: int, encoded: memoryview) -> bool:
         return bool(self.whole_N[sample_id]) and len(encoded) == self.num_bytes_N[sample_id]
-
-    def _decode_window(
-        self, sample_id: int, encoded: memoryview, window: Window, *, channels: int, scratch: Scratch
-    ) -> npt.NDArray[np.uint8] | None:
-        if self.jpeg_orientation_N[sample_id] != 1:
-            return None
-        height, width = self.sizes_N2[sample_id].tolist()
-        return scratch.jpeg_windows.decode(encoded, window, height=height, width=width, channels=channels)
 
     def _check_jpeg_size(self, sample_id: int, encoded: memoryview, orientation: int) -> None:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)

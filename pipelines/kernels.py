@@ -2,7 +2,7 @@
 
 Their references are `pipelines.geometry.shift_and_flip` and the torch lines of `pipelines.tail`; against
 those, per image of 32 x 32 x 3 on one core of an AMD EPYC: normalise 6.1 -> 0.25 us (torch 2.14.1, numba 0.68.1,
-2026-11-20). Images to shift may have any strides; what they are written to is contiguous.
+2026-11-20).
 
 Legend of shape letters: N results, M images, S height and width, C channels, R rows, P values of a row.
 """
@@ -32,12 +32,18 @@ def shift_and_flip_rows(
     flips_N: npt.NDArray[np.bool_],
     out_NSSC: _Pixels,
 ) -> None:
-    """Writes rows of `images_MSSC`, shifted (border by reflection), then flipped left-right, into `out_NSSC`."""
-    _shift_and_flip_rows(np.ascontiguousarray(images_MSSC), rows_N, shifts_N2, flips_N, out_NSSC)
+    """Writes rows of `images_MSSC`, shifted (border by reflection), then flipped left-right, into `out_NSSC`.
+
+    Both are contiguous; shifts are below S.
+    """
+    assert images_MSSC.flags.c_contiguous
+    assert images_MSSC.shape[1:] == out_NSSC.shape[1:]  # the loops do not look
+    _shift_and_flip_rows(images_MSSC, rows_N, shifts_N2, flips_N, out_NSSC)
 
 
 def shift_and_flip_image(image_SSC: _Pixels, down: int, right: int, flip: bool, out_SSC: _Pixels) -> None:
-    """The same for one image."""
+    """The same for one image, of any strides."""
+    assert image_SSC.shape == out_SSC.shape  # the loops do not look
     _shift_and_flip(np.ascontiguousarray(image_SSC), down, right, flip, out_SSC)
 
 
@@ -93,8 +99,8 @@ def _reflect(place: int, size: int) -> int:
 def _copy(source: _Pixels, start: int, target: _Pixels, to: int, count: int, channels: int, flip: bool) -> None:
     """Copies `count` pixels from `start` to the pixels from `to` on, in reverse if `flip`.
 
-    Indices are unsigned: of any other numba asks whether it is below zero, and does not vectorise the loop then. 224 x
-    224 x 3 flipped: 43 -> 3 us (AMD EPYC, numba 0.68.1, 2026-11-20).
+    Indices, of 1 and 3 channels, are unsigned and taken modulo 2^64: of any other numba asks whether it is below zero,
+    and does not vectorise the loop then. 224 x 224 x 3 flipped: 43 -> 3 us (AMD EPYC, numba 0.68.1, 2026-11-20).
     """
     i, j = np.uint64(start * channels), np.uint64(to * channels)
     if not flip:

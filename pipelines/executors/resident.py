@@ -65,7 +65,7 @@ class ResidentExecutor:
         if self._windows_are_stored:
             images, rows_N = self._store, plan.ids_N
         else:
-            images, rows_N = self._resize(plan), np.arange(len(plan.ids_N))
+            images, rows_N = self._resize(plan).contiguous(), np.arange(len(plan.ids_N))
             if not plan.shifts_N2.any() and not plan.flips_N.any():
                 return images
         if images.device.type == "cpu":

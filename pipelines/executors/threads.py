@@ -122,10 +122,11 @@ class ThreadsExecutor:
         scratch, out_NHWC = self._scratch(), images_NHWC.numpy()
         first_row_of_view = range(0, len(plan.ids_N), len(plan.ids_N) // plan.num_views)
         rows_MV = np.add.outer(samples, first_row_of_view)
-        orders_N7 = np.column_stack((plan.windows_N4, plan.shifts_N2, plan.flips_N))
+        shifts_MV2, flips_MV1 = plan.shifts_N2[rows_MV], plan.flips_N[rows_MV][..., None]
+        orders_MV7 = np.concatenate([plan.windows_N4[rows_MV], shifts_MV2, flips_MV1], axis=2)
         bad: dict[int, str] = {}
         for sample_id, rows, orders in zip(
-            plan.ids_N[rows_MV[:, 0]].tolist(), rows_MV.tolist(), orders_N7[rows_MV].tolist(), strict=True
+            plan.ids_N[rows_MV[:, 0]].tolist(), rows_MV.tolist(), orders_MV7.tolist(), strict=True
         ):
             around = _around(orders)
             try:

@@ -1,5 +1,6 @@
 """Image folders: what is found and read, what is refused with which advice, what the fingerprint depends on."""
 
+import itertools
 import os
 import re
 import shutil
@@ -620,3 +621,19 @@ def test_windows_are_the_same_wherever_they_come_from(
         for read_again in (None, scratch, scratch):
             part = source.read_image(sample_id, channels=channels, scratch=read_again, window=WINDOW)
             np.testing.assert_array_equal(part, cut(whole, WINDOW))
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_the_same_each_time(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (160, 120, 3), dtype=np.uint8)
+    for name in ("a/0.jpg", "b/0.jpg"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(noise).save(path, quality=90, progressive=True)
+        scans = path.read_bytes().split(b"\xff\xda")
+        path.write_bytes(b"\xff\xda".join(scans[:3]) + b"\xff\xd9")
+    source, scratch = scan(tmp_path)["train"], Scratch()
+    whole = source.read_image(0, channels=3).copy()
+    for top, left in itertools.product(range(0, 120, 9), range(0, 80, 7)):
+        window = (top, left, 40, 40)
+        part = source.read_image(0, channels=3, scratch=scratch, window=window)
+        np.testing.assert_array_equal(part, cut(whole, window))

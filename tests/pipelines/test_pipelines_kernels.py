@@ -115,3 +115,14 @@ def test_where_no_folder_can_keep_machine_code_it_is_compiled_at_each_start(
     compiled = kernels._compile(double)
     assert compiled(21) == 42
     assert asked == [{"nogil": True, "cache": True}] + [{"nogil": True}] * (not keeps)
+
+
+def test_shapes_that_do_not_fit_are_refused_before_the_loops_read_beside_the_image() -> None:
+    image, out = random_pixels(4, 4, 3), np.zeros((12, 12, 3), dtype=np.uint8)
+    with pytest.raises(AssertionError):
+        shift_and_flip_image(image, 0, 0, False, out)
+    rows, shifts, flips = np.zeros(1, dtype=np.int64), np.zeros((1, 2), dtype=np.int64), np.zeros(1, dtype=np.bool_)
+    with pytest.raises(AssertionError):
+        shift_and_flip_rows(image[None], rows, shifts, flips, out[None])
+    with pytest.raises(AssertionError):
+        shift_and_flip_rows(out[None, ::-1], rows, shifts, flips, out[None].copy())
