@@ -1,6 +1,7 @@
 """Memory that is used again for every image, instead of asking the system for each anew."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -42,16 +43,12 @@ class Scratch:
         Raises:
             OSError: It cannot be read.
         """
-        file = _open(path)
-        try:
-            num_bytes = os.fstat(file).st_size
-            if num_bytes > _MOST_KEPT:
-                return _filled(memoryview(bytearray(num_bytes)), file)
-            if num_bytes > len(self._file):
-                self._file = bytearray(num_bytes + num_bytes // 4)
-            return _filled(memoryview(self._file)[:num_bytes], file)
-        finally:
-            os.close(file)
+        return _read(path, self._room_for_file)
+
+    def _room_for_file(self, num_bytes: int) -> memoryview:
+        if num_bytes > len(self._file):
+            self._file = bytearray(num_bytes + num_bytes // 4)
+        return memoryview(self._file)[:num_bytes]
 
 
 class Arena:
@@ -71,22 +68,23 @@ class Arena:
         Raises:
             OSError: It cannot be read.
         """
-        file = _open(path)
-        try:
-            num_bytes = os.fstat(file).st_size
-            if num_bytes > _MOST_KEPT:
-                return _filled(memoryview(bytearray(num_bytes)), file)
-            if self._used + num_bytes > len(self._memory):  # files read before keep the old memory alive
-                self._memory = memoryview(bytearray(2 * (self._used + num_bytes)))
-                self._used = 0
-            start, self._used = self._used, self._used + num_bytes
-            return _filled(self._memory[start : self._used], file)
-        finally:
-            os.close(file)
+        return _read(path, self._room_for_file)
+
+    def _room_for_file(self, num_bytes: int) -> memoryview:
+        if self._used + num_bytes > len(self._memory):  # files read before keep the old memory alive
+            self._memory = memoryview(bytearray(2 * (self._used + num_bytes)))
+            self._used = 0
+        start, self._used = self._used, self._used + num_bytes
+        return self._memory[start : self._used]
 
 
-def _open(path: str | bytes) -> int:
-    return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+def _read(path: str | bytes, room_for: Callable[[int], memoryview]) -> memoryview:
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        num_bytes = os.fstat(file).st_size
+        return _filled(memoryview(bytearray(num_bytes)) if num_bytes > _MOST_KEPT else room_for(num_bytes), file)
+    finally:
+        os.close(file)
 
 
 def _filled(room: memoryview, file: int) -> memoryview:

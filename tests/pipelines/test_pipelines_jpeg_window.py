@@ -101,7 +101,6 @@ def test_what_must_be_cut_from_the_whole_image_is_left(monkeypatch: pytest.Monke
     assert decode(encoded) is None, "not installed"
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"<html>", b"\x89PNG\r\n\x1a\n" + bytes(50)])
 def test_bytes_that_are_no_jpeg_are_left_to_the_decoder_of_whole_images(content: bytes) -> None:
     assert decode(memoryview(content)) is None
