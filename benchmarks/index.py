@@ -102,7 +102,7 @@ def _link(original: Path, path: Path) -> None:
 
 def measure_index(folder: Path) -> Measured:
     """Our start, in this process."""
-    from pipelines.scan import scan_folder
+    from pipelines.sources.scan import scan_folder
 
     before_mb, start_s = _memory_mb("VmRSS"), time.perf_counter()
     splits = scan_folder(str(folder / "images"), show_progress=False, cache=folder / "cache")

@@ -30,8 +30,8 @@ from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.threads import ThreadsExecutor
 from pipelines.order import TrainingOrder
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
-from pipelines.scan import scan_folder
 from pipelines.source import ArraySource, Source
+from pipelines.sources.scan import scan_folder
 
 
 def build_resident(job: CifarJob) -> Epoch:

@@ -14,21 +14,21 @@ import torch
 
 from configs.check import check_input, check_pad
 from configs.schema import Config, InputSpec
-from pipelines.digits import load_digits
 from pipelines.effects import Effects, EffectSettings, Erasing, Mixing, draw_effects
 from pipelines.execution import Executor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.resident import ResidentExecutor, Store, load_store
 from pipelines.executors.threads import ThreadsExecutor
 from pipelines.geometry import carry_out_plan
-from pipelines.index import default_cache
 from pipelines.loader import Draw, PlannedLoader
 from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, Plan, plan_evaluation, plan_training
 from pipelines.policy import Action, Policy
-from pipelines.scan import scan_folder
 from pipelines.source import WHAT_TO_DO, Source
+from pipelines.sources.digits import load_digits
+from pipelines.sources.index import default_cache
+from pipelines.sources.scan import scan_folder
 from pipelines.split import split_source
 from pipelines.statistics import measure_statistics
 from pipelines.tail import Tail

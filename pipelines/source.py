@@ -1,6 +1,6 @@
 """Where images come from: labels and sizes as arrays, pixels by sample id.
 
-FolderSource (pipelines/folder.py) and ArraySource have the same door, `Source`.
+FolderSource (pipelines/sources/folder.py) and ArraySource have the same door, `Source`.
 """
 
 import hashlib

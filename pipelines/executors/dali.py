@@ -5,7 +5,7 @@ plan -> threads: read files -> external_source(bytes, window, size, flip) -> dec
 
 What DALI's decoder does not take as the others do (everything but upright JPEG) is decoded here and handed to it as
 uncompressed PNM. DALI itself passes JPEGs with flipped bits without a word: whoever builds this executor has the images
-verified beforehand (pipelines/folder.py, `verify`).
+verified beforehand (pipelines/sources/folder.py, `verify`).
 
 Legend of shape letters: N rows of a plan, S height and width of the result, C channels.
 """

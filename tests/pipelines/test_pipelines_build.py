@@ -27,8 +27,8 @@ from pipelines.build import (
     size_at,
     split_of,
 )
-from pipelines.digits import load_digits
 from pipelines.source import ArraySource
+from pipelines.sources.digits import load_digits
 
 WriteFolder = Callable[..., Path]
 ALONE = Place(device=torch.device("cpu"), dtype=torch.float32, rank=0, world_size=1, num_cores=1)

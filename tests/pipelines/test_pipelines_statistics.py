@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from pipelines import statistics
-from pipelines.scan import scan_folder
 from pipelines.source import ArraySource, Source
+from pipelines.sources.scan import scan_folder
 from pipelines.statistics import measure_statistics
 
 ROUNDED = 5.1e-7  # half of the sixth decimal, to which the values are rounded

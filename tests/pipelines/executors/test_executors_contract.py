@@ -15,8 +15,8 @@ from PIL import Image
 import pipelines.executors
 from pipelines.execution import Carried
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
-from pipelines.scan import scan_folder
 from pipelines.source import Source
+from pipelines.sources.scan import scan_folder
 
 Pixels = npt.NDArray[np.uint8]
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

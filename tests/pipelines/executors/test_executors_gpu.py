@@ -13,8 +13,8 @@ from pipelines.effects import EffectSettings, Erasing, Mixing, draw_effects
 from pipelines.executors.resident import ResidentExecutor, load_store
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
-from pipelines.scan import scan_folder
 from pipelines.source import Source
+from pipelines.sources.scan import scan_folder
 from pipelines.tail import Tail
 from pipelines.transfer import Transfer
 

@@ -12,8 +12,8 @@ import torch
 
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.plan import Fit, Plan, plan_evaluation
-from pipelines.scan import scan_folder
 from pipelines.source import Source
+from pipelines.sources.scan import scan_folder
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pipelines.executors.resident import ResidentExecutor, Store, load_store, re
 from pipelines.geometry import carry_out
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, plan_evaluation, plan_training
-from pipelines.scan import scan_folder
 from pipelines.source import ArraySource, Source
+from pipelines.sources.scan import scan_folder
 
 Pixels = npt.NDArray[np.uint8]
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -17,8 +17,8 @@ from pipelines.executors.threads import ThreadsExecutor
 from pipelines.geometry import carry_out
 from pipelines.jpeg_window import JpegWindowDecoder
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
-from pipelines.scan import scan_folder
 from pipelines.source import ArraySource, Source
+from pipelines.sources.scan import scan_folder
 
 COUNT, SIZE = 48, 12
 SHIFT_FLIP = Augmentation(crop="pad", pad_px=3, flip="random")

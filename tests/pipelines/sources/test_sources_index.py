@@ -18,11 +18,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from pipelines import folder, inspection
-from pipelines import scan as scan_module
-from pipelines.folder import FolderSource
-from pipelines.index import default_cache, index_path, load_index, save_index
-from pipelines.scan import scan_folder
+from pipelines.sources import folder, inspection
+from pipelines.sources import scan as scan_module
+from pipelines.sources.folder import FolderSource
+from pipelines.sources.index import default_cache, index_path, load_index, save_index
+from pipelines.sources.scan import scan_folder
 
 ARRAYS = ("names_N", "labels_N", "sizes_N2", "num_bytes_N", "jpeg_orientation_N", "edits_N")
 
@@ -488,7 +488,7 @@ def test_a_whole_index_of_another_version_or_split_is_not_used(
     assert index is not None
     save_index(index, path, split=root / "val")
     assert load_index(path, split=train) is None
-    monkeypatch.setattr("pipelines.index._VERSION", 999)
+    monkeypatch.setattr("pipelines.sources.index._VERSION", 999)
     save_index(index, path, split=train)
     assert load_index(path, split=train) is not None
     monkeypatch.undo()
@@ -542,7 +542,7 @@ def test_what_is_mapped_stays_as_it_is_when_another_process_writes_a_new_index(r
 SAVE_OFTEN = """
 import sys
 from pathlib import Path
-from pipelines.index import load_index, save_index
+from pipelines.sources.index import load_index, save_index
 path, other, split = (Path(argument) for argument in sys.argv[1:])
 index = load_index(other, split=split)
 print("ready", flush=True)

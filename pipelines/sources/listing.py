@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.folder import explain
-from pipelines.index import Folder
+from pipelines.sources.folder import explain
+from pipelines.sources.index import Folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 NUM_NAMED = 5  # how many files or classes a message names before it only counts them

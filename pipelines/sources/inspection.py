@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.decode import Header, read_header
-from pipelines.folder import explain, source_of_index
-from pipelines.index import HEADER, UNREAD, WHOLE, Index
-from pipelines.listing import stamp
 from pipelines.parallel import map_in_threads
 from pipelines.scratch import Scratch
+from pipelines.sources.folder import explain, source_of_index
+from pipelines.sources.index import HEADER, UNREAD, WHOLE, Index
+from pipelines.sources.listing import stamp
 
 
 def unread_files(index: Index, split: Path) -> list[int]:

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits as load_sklearn_digits
 
-from pipelines.digits import load_digits
+from pipelines.sources.digits import load_digits
 
 
 def test_there_are_1797_grey_digits_of_8_by_8_from_0_to_255() -> None:

@@ -1,6 +1,6 @@
 """Image files of one split as samples: read by id, decoded, held against what the index says of them.
 
-Index (pipelines/index.py) -> FolderSource -> pixels, or encoded JPEG for DALI
+Index (pipelines/sources/index.py) -> FolderSource -> pixels, or encoded JPEG for DALI
 """
 
 import hashlib
@@ -14,10 +14,10 @@ import numpy.typing as npt
 import simplejpeg
 
 from pipelines.decode import decode_image, decode_jpeg
-from pipelines.index import WHOLE, Index
 from pipelines.jpeg_window import Window
 from pipelines.scratch import Arena, Scratch
 from pipelines.source import cut
+from pipelines.sources.index import WHOLE, Index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class FolderSource:
     """Image files of one split; the arrays may be mapped from an index file, read-only.
 
     names_N: bytes (N,), paths below `root`. num_bytes_N: int64 (N,), the sizes of the files.
-    jpeg_orientation_N: uint8 (N,), see `pipelines.decode.Header`. edits_N: see `pipelines.index.Index`.
+    jpeg_orientation_N: uint8 (N,), see `pipelines.decode.Header`. edits_N: see `pipelines.sources.index.Index`.
     whole_N: bool (N,), images that were once decoded whole; reading marks more of them.
     """
 

@@ -7,7 +7,7 @@ later starts  ROOT -> time of the last change of every folder: as in the index? 
 
 What no start notices is a file edited in place, for that changes no folder's time: `rescan` looks at every file.
 
-Folders that were changed just before they were listed are listed again (pipelines/listing.py), and files that
+Folders that were changed just before they were listed are listed again (pipelines/sources/listing.py), and files that
 could not be read are tried again at every start.
 """
 
@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.folder import FolderSource, explain, source_of_index
-from pipelines.index import HEADER, UNREAD, Folder, Index, index_path, load_index, save_index
-from pipelines.inspection import read_headers, read_whole, unread_files
-from pipelines.listing import IMAGE_SUFFIXES, NUM_NAMED, Class, Top, list_class, list_top
 from pipelines.parallel import map_in_threads
 from pipelines.source import Source
+from pipelines.sources.folder import FolderSource, explain, source_of_index
+from pipelines.sources.index import HEADER, UNREAD, Folder, Index, index_path, load_index, save_index
+from pipelines.sources.inspection import read_headers, read_whole, unread_files
+from pipelines.sources.listing import IMAGE_SUFFIXES, NUM_NAMED, Class, Top, list_class, list_top
 
 _OTHER_NAMES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
 

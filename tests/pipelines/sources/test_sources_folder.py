@@ -16,14 +16,15 @@ import simplejpeg
 from executor_builders import DALI_IS_EXPECTED
 from PIL import Image
 
-from pipelines import folder, jpeg_window
+from pipelines import jpeg_window
 from pipelines.decode import decode_image
-from pipelines.folder import FolderSource
 from pipelines.jpeg_window import JpegWindowDecoder, Window
-from pipelines.listing import IMAGE_SUFFIXES
-from pipelines.scan import scan_folder
 from pipelines.scratch import Scratch
 from pipelines.source import cut
+from pipelines.sources import folder
+from pipelines.sources.folder import FolderSource
+from pipelines.sources.listing import IMAGE_SUFFIXES
+from pipelines.sources.scan import scan_folder
 
 Pixels = npt.NDArray[np.uint8]
 WriteFolder = Callable[..., Path]
