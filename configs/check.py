@@ -6,24 +6,44 @@ what was wanted and the nearest value that works.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
-from configs.schema import AugmentConfig, Config, InputSpec
+from configs.imports import is_import_path
+from configs.schema import AugmentConfig, Config, InputSpec, ScheduleConfig
 
-# field -> the choices (of the `name` or `crop` beside it) that read it; set with another choice, it is an error
-_READ_BY: dict[str, tuple[str, ...]] = {
-    "optim.momentum": ("optim.name", "sgd"),
-    "optim.nesterov": ("optim.name", "sgd"),
-    "optim.betas": ("optim.name", "adamw"),
-    "optim.eps": ("optim.name", "adamw"),
-    "schedule.step_epochs": ("schedule.name", "step"),
-    "schedule.gamma": ("schedule.name", "step"),
-    "schedule.final_lr_frac": ("schedule.name", "cosine"),
-    "augment.pad_px": ("augment.crop", "pad"),
-    "augment.rrc_scale": ("augment.crop", "rrc"),
-    "augment.rrc_ratio": ("augment.crop", "rrc"),
-    "data.root": ("data.dataset", "folder"),
-    "input.crop_frac": ("input.fit", "crop"),
+DataKind = Literal["digits", "folder", "manifest", "torchvision", "own"]
+
+# field -> (the field beside it, the choices of that one that read it); set with another choice, it is an error
+_READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
+    "optim.momentum": ("optim.name", ("sgd", "rmsprop")),
+    "optim.nesterov": ("optim.name", ("sgd",)),
+    "optim.alpha": ("optim.name", ("rmsprop",)),
+    "optim.betas": ("optim.name", ("adam", "adamw")),
+    "optim.eps": ("optim.name", ("rmsprop", "adam", "adamw")),
+    "schedule.step_epochs": ("schedule.name", ("step",)),
+    "schedule.milestones_epochs": ("schedule.name", ("multi_step",)),
+    "schedule.gamma": ("schedule.name", ("step", "multi_step", "exponential", "plateau")),
+    "schedule.final_lr_frac": ("schedule.name", ("cosine", "one_cycle")),
+    "schedule.start_lr_frac": ("schedule.name", ("one_cycle",)),
+    "schedule.rise_frac": ("schedule.name", ("one_cycle",)),
+    "schedule.momentum_range": ("schedule.name", ("one_cycle",)),
+    "schedule.patience_epochs": ("schedule.name", ("plateau",)),
+    "schedule.threshold_frac": ("schedule.name", ("plateau",)),
+    "schedule.min_lr_frac": ("schedule.name", ("plateau",)),
+    "augment.pad_px": ("augment.crop", ("pad",)),
+    "augment.rrc_scale": ("augment.crop", ("rrc",)),
+    "augment.rrc_ratio": ("augment.crop", ("rrc",)),
+    "input.crop_frac": ("input.fit", ("crop",)),
+}
+
+# field of data -> the kinds of data sets that read it
+_READ_BY_DATA: dict[str, tuple[DataKind, ...]] = {
+    "data.root": ("folder", "manifest", "torchvision"),
+    "data.args": ("own",),
+    "data.image_root": ("manifest",),
+    "data.path_column": ("manifest",),
+    "data.label_column": ("manifest",),
+    "data.rescan": ("folder", "manifest", "torchvision"),
 }
 
 # field -> fields of which one must be above 0, else it is not read; set all the same, it is an error
@@ -55,6 +75,11 @@ _AT_LEAST: dict[str, float] = {
     "schedule.warmup_epochs": 0,
     "schedule.step_epochs": 1,
     "schedule.final_lr_frac": 0,
+    "schedule.start_lr_frac": 0,
+    "schedule.patience_epochs": 0,
+    "schedule.threshold_frac": 0,
+    "schedule.min_lr_frac": 0,
+    "train.early_stop_epochs": 1,
     "run.seed": 0,
     "data.split_seed": 0,
     "run.log_every_steps": 1,
@@ -65,7 +90,14 @@ _AT_LEAST: dict[str, float] = {
 }
 
 _ABOVE_ZERO = ("optim.lr", "optim.eps", "schedule.gamma")
-_FRACTIONS_BELOW_ONE = ("data.val_frac", "data.max_bad_frac", "train.label_smoothing", "optim.momentum")
+_FRACTIONS_BELOW_ONE = (
+    "data.val_frac",
+    "data.max_bad_frac",
+    "train.label_smoothing",
+    "optim.momentum",
+    "optim.alpha",
+    "schedule.rise_frac",
+)
 _AT_MOST: dict[str, float] = {
     "run.seed": 2**64 - 1,  # what torch and numpy, and scikit-learn, take as a seed
     "data.split_seed": 2**32 - 1,
@@ -80,8 +112,27 @@ _AT_MOST: dict[str, float] = {
     "augment.erase_prob": 1,
     "augment.noise_std": 1,
     "schedule.final_lr_frac": 1,
+    "schedule.start_lr_frac": 1,
+    "schedule.threshold_frac": 1,
+    "schedule.min_lr_frac": 1,
     "input.size_px": 16384,
 }
+
+
+_KIND_WORDS: dict[DataKind, str] = {
+    "digits": "data.dataset=digits",
+    "folder": "data.dataset=folder",
+    "manifest": "data.dataset=manifest",
+    "torchvision": "a data set of torchvision's",
+    "own": "your own data set (data.dataset=package.module:Name)",
+}
+
+
+def data_kind(dataset: str) -> DataKind:
+    """Which kind of data set a name stands for; whether torchvision has it is not looked at."""
+    if is_import_path(dataset):
+        return "own"
+    return dataset if dataset in ("digits", "folder", "manifest") else "torchvision"  # type: ignore[return-value]
 
 
 def check_config(config: Config) -> None:
@@ -94,6 +145,7 @@ def check_config(config: Config) -> None:
     _check_unread(config)
     _check_combinations(config)
     check_input(config.input)
+    _check_schedule(config.schedule, epochs=config.train.epochs)
     _check_sizes(config.augment, epochs=config.train.epochs)
     if config.augment.crop == "pad" and config.input.size_px is not None:
         check_pad(config.augment.pad_px, size_px=config.input.size_px)
@@ -200,12 +252,20 @@ def _check_ranges(config: Config) -> None:
 
 
 def _check_unread(config: Config) -> None:
-    for key, (choice_key, choice) in _READ_BY.items():
+    for key, (choice_key, choices) in _READ_BY.items():
         default, chosen = _default(config, key), value_at(config, choice_key)
-        if chosen != choice and value_at(config, key) != default:
+        if chosen not in choices and value_at(config, key) != default:
             raise ValueError(
-                f"{key}={value_at(config, key)} is read only with {choice_key}={choice}, but {choice_key}={chosen}; "
-                f"drop it, or set it back to {default} if it is the recipe's, or use {choice_key}={choice}."
+                f"{key}={value_at(config, key)} is read only with {choice_key}={' or '.join(choices)}, but "
+                f"{choice_key}={chosen}; drop it, or set it back to {default} if it is the recipe's, or use "
+                f"{choice_key}={choices[0]}."
+            )
+    kind = data_kind(config.data.dataset)
+    for key, kinds in _READ_BY_DATA.items():
+        if kind not in kinds and value_at(config, key) != _default(config, key):
+            raise ValueError(
+                f"{key}={value_at(config, key)} is read only with {' or '.join(_KIND_WORDS[one] for one in kinds)}, "
+                f"but data.dataset={config.data.dataset}; drop it, or use another data.dataset."
             )
     for key, switches in _READ_ABOVE_ZERO.items():
         if value_at(config, key) != _default(config, key) and not any(value_at(config, one) for one in switches):
@@ -217,12 +277,26 @@ def _check_unread(config: Config) -> None:
 
 def _default(config: Config, key: str) -> Any:
     section, name = key.split(".")
-    return next(field.default for field in dataclasses.fields(getattr(config, section)) if field.name == name)
+    field = next(field for field in dataclasses.fields(getattr(config, section)) if field.name == name)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _check_combinations(config: Config) -> None:
     if config.data.dataset == "folder" and config.data.root is None:
         raise ValueError("data.dataset=folder needs data.root, the folder that holds train/; add --data.root DIR.")
+    if config.data.dataset == "manifest" and config.data.root is None:
+        raise ValueError(
+            "data.dataset=manifest needs data.root, the folder that holds train.csv (or .tsv, .jsonl) or such a file "
+            "itself; add --data.root DIR."
+        )
+    if config.data.sampling == "weighted" and config.data.dataset != "manifest":
+        raise ValueError(
+            "data.sampling=weighted takes weights from a manifest, but data.dataset="
+            f"{config.data.dataset}; use --data.sampling balanced, or --data.class_weights.NAME FACTOR."
+        )
+    for name, factor in config.data.class_weights.items():
+        if not 0 < factor < float("inf"):
+            raise ValueError(f"data.class_weights.{name}={factor} must be a number above 0; for example 2.")
     if config.run.out == "":
         raise ValueError("run.out is empty; give a folder, or leave the option out.")
     if config.optim.nesterov and config.optim.momentum == 0:
@@ -232,6 +306,31 @@ def _check_combinations(config: Config) -> None:
             f"schedule.warmup_epochs={config.schedule.warmup_epochs:g} leaves nothing of train.epochs="
             f"{config.train.epochs}; use less, for example --schedule.warmup_epochs {(config.train.epochs - 1) / 10:g}."
         )
+
+
+def _check_schedule(schedule: ScheduleConfig, *, epochs: int) -> None:
+    milestones = schedule.milestones_epochs
+    if schedule.name == "multi_step" and not (
+        milestones and list(milestones) == sorted(set(milestones)) and milestones[0] > 0 and milestones[-1] < epochs
+    ):
+        offer = f"[{epochs / 2:g}, {epochs * 3 / 4:g}]"
+        raise ValueError(
+            f"schedule.milestones_epochs={list(milestones)} must be one or more epochs that rise from above 0 to below "
+            f'train.epochs={epochs}; for example --schedule.milestones_epochs "{offer}".'
+        )
+    if schedule.name == "one_cycle" and schedule.warmup_epochs > 0:
+        raise ValueError(
+            f"schedule.warmup_epochs={schedule.warmup_epochs:g} does not go with schedule one_cycle, which rises by "
+            "itself; drop it, and set schedule.rise_frac."
+        )
+    if schedule.name == "one_cycle" and schedule.rise_frac == 0:
+        raise ValueError("schedule.rise_frac=0 leaves one_cycle nothing to rise in; use 0.3.")
+    if schedule.momentum_range is not None:
+        high, low = schedule.momentum_range
+        if not 0 <= low <= high < 1:
+            raise ValueError(
+                f"schedule.momentum_range=({high:g}, {low:g}) must fall within 0 to below 1; use (0.95, 0.85)."
+            )
 
 
 def _check_sizes(augment: AugmentConfig, *, epochs: int) -> None:

@@ -29,7 +29,7 @@ def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
     Without `--config`, the recipe `configs/digits/simple_cnn.yaml` is taken. `--help` and `--print_config` print and
     leave. A mistake prints one message, with the nearest valid name or value, and leaves with exit code 2.
     """
-    arguments = list(argv)
+    arguments = ["--dry_run=true" if word == "--dry-run" else word for word in argv]
     recipes = [place for place, word in enumerate(arguments) if word == "--config" or word.startswith("--config=")]
     if not recipes:
         arguments = ["--config", str(DEFAULT_RECIPE), *arguments]
@@ -121,8 +121,10 @@ def default_run_folder(config: Config) -> str:
     values = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
     values["data.root"] = config.data.root and str(Path(config.data.root).resolve())  # other images, another run
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-    data = config.data.dataset if config.data.root is None else Path(config.data.root).resolve().name
-    model = config.model.name.replace("/", "_")
+    data = config.data.dataset
+    if config.data.root is not None and data in ("folder", "manifest"):
+        data = Path(config.data.root).resolve().name
+    data, model = (name.replace("/", "_").replace(":", ".") for name in (data, config.model.name))
     return f"runs/{data}-{model}-{digest}"
 
 
@@ -170,6 +172,8 @@ def _defaults(schema: type = Config, *, prefix: str = "") -> dict[str, Any]:
             found |= _defaults(field.type, prefix=f"{prefix}{field.name}.")
         elif field.default is not dataclasses.MISSING:
             found[prefix + field.name] = json.loads(json.dumps(field.default))
+        elif field.default_factory is not dataclasses.MISSING:
+            found[prefix + field.name] = field.default_factory()
     return found
 
 

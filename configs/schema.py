@@ -21,8 +21,19 @@ class DataConfig:
 
     Attributes:
         dataset: digits = scikit-learn's 1,797 handwritten digits, 8x8 pixels, nothing to download; folder = an image
-            folder with train/<class>/ and optionally val/<class>/ and test/<class>/.
-        root: Folder that holds train/. Needed by dataset folder.
+            folder with train/<class>/ and optionally val/<class>/ and test/<class>/; manifest = a table of paths and
+            labels; one of torchvision's data sets by name, such as cifar10 (downloaded when it is not there); or your
+            own torch Dataset as package.module:Name.
+        root: Folder that holds train/ (dataset folder); folder that holds train.csv, .tsv or .jsonl and optionally
+            val and test likewise, or one such file with a column split (manifest); folder for downloads (torchvision's
+            data sets; default ~/.cache/exactvision/datasets).
+        args: Arguments of your own Dataset, for example --data.args.folder DIR.
+        image_root: Folder that the paths of a manifest start from. Default: the manifest's own.
+        path_column: Column of a manifest that holds the paths of the images.
+        label_column: Column of a manifest that holds the labels.
+        sampling: How often a training image is met: shuffled = once per epoch; balanced = every class equally often;
+            weighted = in proportion to the column weight of a manifest. An epoch keeps its length.
+        class_weights: Factors on that, by class name, for example --data.class_weights.cat 2; all others count 1.
         val_frac: Fraction (0 to below 1) of train set aside as val, the same fraction of each class, where the data
             has no val/ of its own. 0 needs run.select last.
         split_seed: Seed of that split. Runs with different run.seed share their val as long as this stays.
@@ -37,8 +48,14 @@ class DataConfig:
             $EXACTVISION_CACHE, otherwise notices files that came, went or were renamed.
     """
 
-    dataset: Literal["digits", "folder"]
+    dataset: str
     root: str | None = _may_change(None)
+    args: dict[str, Any] = field(default_factory=dict)
+    image_root: str | None = _may_change(None)
+    path_column: str = "path"
+    label_column: str = "label"
+    sampling: Literal["shuffled", "balanced", "weighted"] = "shuffled"
+    class_weights: dict[str, float] = field(default_factory=dict)
     val_frac: float = 0.1
     split_seed: int = 0
     on_bad_sample: Literal["raise", "replace"] = "raise"
@@ -143,12 +160,16 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        name: Name in models/build.py, for example simple_cnn.
+        name: One of our own, for example simple_cnn; torchvision/NAME or timm/NAME; or your own network as
+            package.module:Name. `python -m models.list` lists and searches them.
         args: Arguments of that model, for example --model.args.norm batch.
+        stem: Of torchvision's and timm's networks: default = as published, for photographs; small = the first
+            convolution without stride and no first pooling, for images of about 32 pixels.
     """
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)
+    stem: Literal["default", "small"] = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,41 +177,62 @@ class OptimConfig:
     """The optimizer.
 
     Attributes:
-        name: sgd or adamw, as in torch.optim.
+        name: As in torch.optim.
         lr: Peak learning rate, for the global batch; never scaled behind your back.
-        weight_decay: Weight decay, of every parameter. adamw with 0 is Adam.
-        momentum: Momentum of sgd.
+        weight_decay: Weight decay, of every parameter: added to the gradient (L2) by sgd, rmsprop and adam, decoupled
+            from it by adamw.
+        momentum: Momentum of sgd and rmsprop.
         nesterov: Nesterov momentum of sgd.
-        betas: Decay rates of adamw's two moments.
-        eps: Term in adamw's denominator.
+        alpha: Decay rate of rmsprop's mean of squared gradients.
+        betas: Decay rates of adam's and adamw's two moments.
+        eps: Term in the denominator of rmsprop, adam and adamw.
     """
 
-    name: Literal["sgd", "adamw"]
+    name: Literal["sgd", "rmsprop", "adam", "adamw"]
     lr: float
     weight_decay: float = 0.0
     momentum: float = 0.0
     nesterov: bool = False
+    alpha: float = 0.99
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The learning rate over time, a function of the optimizer step alone.
+    """The learning rate over time, a function of the optimizer step (and, with plateau, of the scores on val).
 
     Attributes:
-        name: constant; step = times gamma every step_epochs; cosine = half a cosine from lr to final_lr_frac * lr.
-        warmup_epochs: Linear warm-up from lr / warm-up steps, in epochs; fractions allowed.
+        name: constant; step = times gamma every step_epochs; multi_step = times gamma at each of milestones_epochs;
+            exponential = times gamma every epoch; cosine = half a cosine from lr to final_lr_frac * lr; one_cycle = up
+            to lr and down to final_lr_frac * lr, both by half a cosine; plateau = times gamma when the loss on val has
+            not fallen for patience_epochs.
+        warmup_epochs: Linear warm-up from lr / warm-up steps, in epochs; fractions allowed. Not with one_cycle.
         step_epochs: Epochs between the steps of schedule step.
-        gamma: Factor of each step of schedule step.
-        final_lr_frac: Where cosine ends, as a fraction of lr.
+        milestones_epochs: When multi_step steps down, in epochs; fractions allowed.
+        gamma: Factor of each step down.
+        final_lr_frac: Where cosine and one_cycle end, as a fraction of lr.
+        start_lr_frac: Where one_cycle begins, as a fraction of lr.
+        rise_frac: Part of the steps in which one_cycle rises.
+        momentum_range: Highest and lowest momentum (sgd, rmsprop) or first beta (adam, adamw) of one_cycle, which moves
+            against the learning rate, for example (0.95, 0.85). Default: it stays as it is.
+        patience_epochs: Epochs without a lower loss on val that plateau waits for.
+        threshold_frac: How much lower, as a fraction, a loss must be for plateau to count.
+        min_lr_frac: Plateau goes no lower than this fraction of lr.
     """
 
-    name: Literal["constant", "step", "cosine"] = "constant"
+    name: Literal["constant", "step", "multi_step", "exponential", "cosine", "one_cycle", "plateau"] = "constant"
     warmup_epochs: float = 0.0
     step_epochs: int = 30
+    milestones_epochs: tuple[float, ...] = ()
     gamma: float = 0.1
     final_lr_frac: float = 0.0
+    start_lr_frac: float = 0.04
+    rise_frac: float = 0.3
+    momentum_range: tuple[float, float] | None = None
+    patience_epochs: int = 10
+    threshold_frac: float = 1e-4
+    min_lr_frac: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +245,7 @@ class TrainConfig:
         accumulation: Micro-batches per optimizer step. Default: what the launcher was told, else 1.
         precision: fp32, bf16 or fp16 (mixed), fp64 (everything). Default: what the launcher was told, else fp32.
         label_smoothing: Label smoothing of the cross entropy, 0 to below 1.
+        early_stop_epochs: Stop when top-1 on val (ties: the loss) has not improved for so many epochs. Default: never.
     """
 
     epochs: int
@@ -210,6 +253,7 @@ class TrainConfig:
     accumulation: int | None = None
     precision: Literal["fp32", "bf16", "fp16", "fp64"] | None = None
     label_smoothing: float = 0.0
+    early_stop_epochs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +270,8 @@ class RunConfig:
         keep_checkpoints: Newest checkpoints to keep, beside the best.
         world_size: Number of processes you mean to start; the run stops if it finds another number.
         num_threads: CPU threads per process. Default: CPU cores / processes on this machine.
+        trackers: Where metrics go beside metrics.jsonl, by Accelerate's names: tensorboard, wandb, mlflow, comet_ml,
+            aim, clearml, dvclive, swanlab, trackio; [] = nowhere.
     """
 
     out: str | None = _may_change(None)
@@ -236,6 +282,7 @@ class RunConfig:
     keep_checkpoints: int = _may_change(2)
     world_size: int | None = _may_change(None)
     num_threads: int | None = _may_change(None)
+    trackers: tuple[str, ...] = _may_change(("tensorboard",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +300,8 @@ class Config:
         train: Training, how long and in what steps.
         run: Run folder and behaviour.
         resume: auto = continue the run in run.out, or start it; never = stop if run.out already holds a run.
+        dry_run: Build everything, draw the schedule and the first training batches into the run folder, and train
+            nothing; also written --dry-run.
     """
 
     data: DataConfig
@@ -265,3 +314,4 @@ class Config:
     train: TrainConfig
     run: RunConfig = field(default_factory=RunConfig)
     resume: Literal["auto", "never"] = _may_change("auto")
+    dry_run: bool = _may_change(False)
