@@ -1,20 +1,30 @@
 """Configuration -> what the loop needs: loss, optimizer, schedule, phases."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from configs.load import config_to_dict, default_run_folder, replace_section
-from configs.schema import Config, InputSpec, OptimConfig
+from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
 from engine.checkpoint import newest_checkpoint, read_card
 from engine.fit import FitSettings, Phase
 from engine.losses import LossFn, supervised
 from engine.record import RunFolder
 from engine.runtime import launcher_settings
-from engine.schedules import LrFactor, constant, cosine, step_decay, with_warmup
+from engine.schedules import (
+    LrFactor,
+    Plateau,
+    constant,
+    cosine,
+    cycle_momentum,
+    multi_step,
+    one_cycle,
+    step_decay,
+    with_warmup,
+)
 from pipelines.batch import Loader
 
 
@@ -62,6 +72,8 @@ def build_phases(config: Config, loader: Loader) -> list[Phase]:
             accumulation=config.train.accumulation,
             build_optimizer=functools.partial(build_optimizer, config.optim),
             lr_factor=build_schedule(config, steps_per_epoch=loader.steps_per_epoch),
+            momentum_at=build_momentum(config, steps_per_epoch=loader.steps_per_epoch),
+            plateau=build_plateau(config.schedule),
         )
     ]
 
@@ -74,30 +86,60 @@ def build_loss(config: Config) -> LossFn:
 def build_optimizer(optim: OptimConfig, module: nn.Module) -> Optimizer:
     """The optimizer of all parameters that are trained."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if optim.name == "sgd":
-        return SGD(
-            parameters,
-            lr=optim.lr,
-            momentum=optim.momentum,
-            nesterov=optim.nesterov,
-            weight_decay=optim.weight_decay,
-        )
-    return AdamW(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+    given: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
+    match optim.name:
+        case "sgd":
+            return SGD(parameters, momentum=optim.momentum, nesterov=optim.nesterov, **given)
+        case "rmsprop":
+            return RMSprop(parameters, momentum=optim.momentum, alpha=optim.alpha, eps=optim.eps, **given)
+        case "adam":
+            return Adam(parameters, betas=optim.betas, eps=optim.eps, **given)
+        case "adamw":
+            return AdamW(parameters, betas=optim.betas, eps=optim.eps, **given)
 
 
 def build_schedule(config: Config, *, steps_per_epoch: int) -> LrFactor:
-    """The schedule over all epochs, warm-up included."""
+    """The schedule over all epochs, warm-up included; of plateau what the step alone decides."""
     schedule = config.schedule
     warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
     num_steps = config.train.epochs * steps_per_epoch - warmup_steps
     match schedule.name:
-        case "constant":
+        case "constant" | "plateau":
             after = constant()
         case "step":
             after = step_decay(step_size=schedule.step_epochs * steps_per_epoch, gamma=schedule.gamma)
+        case "exponential":
+            after = step_decay(step_size=steps_per_epoch, gamma=schedule.gamma)
+        case "multi_step":
+            milestones = [round(epoch * steps_per_epoch) - warmup_steps for epoch in schedule.milestones_epochs]
+            after = multi_step(milestones=milestones, gamma=schedule.gamma)
         case "cosine":
             after = cosine(num_steps=max(num_steps, 1), final_frac=schedule.final_lr_frac)
+        case "one_cycle":
+            after = one_cycle(
+                num_steps=num_steps,
+                rise_frac=schedule.rise_frac,
+                start_frac=schedule.start_lr_frac,
+                final_frac=schedule.final_lr_frac,
+            )
     return with_warmup(after, num_steps=warmup_steps)
+
+
+def build_momentum(config: Config, *, steps_per_epoch: int) -> Callable[[int], float] | None:
+    """The momentum over all epochs, where the schedule moves it."""
+    schedule = config.schedule
+    if schedule.momentum_range is None:
+        return None
+    high, low = schedule.momentum_range
+    num_steps = config.train.epochs * steps_per_epoch
+    return cycle_momentum(num_steps=num_steps, rise_frac=schedule.rise_frac, high=high, low=low)
+
+
+def build_plateau(schedule: ScheduleConfig) -> Plateau | None:
+    """What lowers the learning rate by the scores on val, if the schedule is plateau."""
+    if schedule.name != "plateau":
+        return None
+    return Plateau(schedule.gamma, schedule.patience_epochs, schedule.threshold_frac, schedule.min_lr_frac)
 
 
 def build_settings(config: Config) -> FitSettings:
@@ -109,6 +151,7 @@ def build_settings(config: Config) -> FitSettings:
         log_every_steps=run.log_every_steps,
         checkpoint_every_steps=run.checkpoint_every_steps,
         keep_checkpoints=run.keep_checkpoints,
+        early_stop_epochs=config.train.early_stop_epochs,
     )
 
 

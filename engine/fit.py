@@ -35,7 +35,7 @@ from engine.losses import LossFn
 from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Prepared, Runtime
-from engine.schedules import LrFactor
+from engine.schedules import LrFactor, Plateau, PlateauState
 from pipelines.batch import BadSample, Batch, Loader, split_batch
 
 _ADVICE = (
@@ -50,7 +50,8 @@ class Phase(NamedTuple):
 
     name: for messages. loader: training batches. epochs: how often to pass over it. accumulation: micro-batches per
     optimizer step. build_optimizer: makes the optimizer for a module. lr_factor: optimizer step of this phase -> factor
-    of each group's learning rate. trains: parameter name -> whether it is trained.
+    of each group's learning rate. momentum_at: optimizer step -> momentum (or first beta), None to leave it. plateau:
+    lowers the learning rate by the loss on val. trains: parameter name -> whether it is trained.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Phase(NamedTuple):
     accumulation: int
     build_optimizer: Callable[[nn.Module], Optimizer]
     lr_factor: LrFactor
+    momentum_at: Callable[[int], float] | None = None
+    plateau: Plateau | None = None
     trains: Callable[[str], bool] = lambda name: True
 
     @property
@@ -68,13 +71,14 @@ class Phase(NamedTuple):
 
 
 class FitSettings(NamedTuple):
-    """How `fit` behaves; the fields are those of configs.schema.RunConfig."""
+    """How `fit` behaves; the fields are those of configs.schema.RunConfig and TrainConfig."""
 
     seed: int
     select: Literal["best", "last"]
     log_every_steps: int
     checkpoint_every_steps: int
     keep_checkpoints: int
+    early_stop_epochs: int | None = None
 
 
 class Job(NamedTuple):
@@ -102,7 +106,8 @@ class TrainState:
 
     totals: sums over this rank's samples of the present epoch, on the device. logged: their global values at the last
     log step. bad_met: this rank's images that could not be read and are not written down yet; num_bad_written: those
-    of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`.
+    of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`; num_stale_epochs: epochs
+    since. plateau: of the present phase.
     """
 
     module: nn.Module
@@ -115,6 +120,8 @@ class TrainState:
     num_bad_written: int = 0
     best_step: int | None = None
     best_score: tuple[float, float] = (-1.0, 0.0)
+    num_stale_epochs: int = 0
+    plateau: PlateauState = dataclasses.field(default_factory=PlateauState)
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -145,20 +152,46 @@ def fit(module: nn.Module, job: Job) -> TrainState:
             weights that are not finite.
         FloatingPointError: The loss of an image of val is not finite.
         OSError: A checkpoint cannot be written (earlier ones are whole), or the best one is broken.
-        ValueError: The checkpoint to continue from belongs to other data or another architecture.
+        ValueError: The checkpoint to continue from belongs to other data or another architecture; or early stopping or
+            plateau are asked for without val.
     """
+    _check_val(job)
     state = TrainState(module)
     saved = _restore(state, job)
     job.runtime.start_trackers(job.folder.path, first_step=state.step)
     for number in range(state.phase, len(job.phases)):
         if number != state.phase:
-            state.phase, state.phase_step = number, 0
+            state.phase, state.phase_step, state.plateau = number, 0, PlateauState()
         live = _begin_phase(state, job, saved=saved)
         saved = None
         while state.phase_step < live.phase.num_steps:
+            if _is_stale(state, job):
+                return state
             _train_epoch(state, live, job)
             _end_epoch(state, live, job)
     return state
+
+
+def _check_val(job: Job) -> None:
+    needs = [f"phase {phase.name}: schedule.name=plateau" for phase in job.phases if phase.plateau is not None]
+    needs += ["train.early_stop_epochs"] if job.settings.early_stop_epochs is not None else []
+    if needs and job.validate is None:
+        raise ValueError(
+            f"{' and '.join(needs)} go by the scores on val, but there is no val: data.val_frac=0 and the data has "
+            "no val/; use --data.val_frac 0.1, or leave them out."
+        )
+
+
+def _is_stale(state: TrainState, job: Job) -> bool:
+    """Whether early stopping ends the training here; says so."""
+    patience = job.settings.early_stop_epochs
+    if patience is None or state.num_stale_epochs < patience or state.phase_step % _steps_per_epoch(state, job):
+        return False
+    job.progress.say(
+        f"stopped early after {_epoch(state, job)} epochs: no better score on val for {state.num_stale_epochs} of them "
+        f"(train.early_stop_epochs={patience})"
+    )
+    return True
 
 
 def _restore(state: TrainState, job: Job) -> dict[str, Any] | None:
@@ -182,6 +215,8 @@ def _restore(state: TrainState, job: Job) -> dict[str, Any] | None:
     state.phase, state.step, state.phase_step = saved["phase"], saved["step"], saved["phase_step"]
     state.best_step, state.best_score = saved["best_step"], tuple(saved["best_score"])
     state.logged, state.num_bad_written = saved["logged"], saved.get("num_bad_written", 0)
+    state.num_stale_epochs = saved.get("num_stale_epochs", 0)
+    state.plateau = PlateauState(*saved.get("plateau", PlateauState()))
     if job.runtime.is_main:  # sums are global: one rank carries them on
         state.totals = {name: value.to(job.runtime.device) for name, value in saved["totals"].items()}
         job.folder.drop_rows_after(state.step)
@@ -249,7 +284,7 @@ def _optimizer_step(state: TrainState, live: _Live, job: Job, batch: Batch) -> N
             job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
         sums = {name: value.long() for name, value in output.sums.items()}
         _add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
-    _set_lrs(live, factor=live.phase.lr_factor(state.phase_step))
+    _set_rates(live, step=state.phase_step, plateau=state.plateau)
     optimizer.step()
     optimizer.zero_grad()
     state.step += 1
@@ -303,8 +338,12 @@ def _end_epoch(state: TrainState, live: _Live, job: Job) -> None:
     if job.validate is not None:
         score = job.validate(state.module, state.step)
         metrics |= to_metrics(score, split="val")
+        state.num_stale_epochs += 1
         if (score.top1_frac, -score.loss) > state.best_score:
             state.best_score, state.best_step = (score.top1_frac, -score.loss), state.step
+            state.num_stale_epochs = 0
+        if live.phase.plateau is not None:
+            state.plateau = live.phase.plateau.after_epoch(state.plateau, val_loss=score.loss)
     epoch = round(_progress_in_epochs(state, job))
     row = {"step": state.step, "epoch": epoch, **metrics, "train/epoch_s": round(pace.seconds, 3)}
     job.progress.end_epoch(epoch, row)
@@ -371,6 +410,8 @@ def _save(state: TrainState, live: _Live, job: Job) -> None:
             "totals": tensors | {"bad_step": torch.tensor(-1)},
             "logged": state.logged,
             "num_bad_written": state.num_bad_written,
+            "num_stale_epochs": state.num_stale_epochs,
+            "plateau": list(state.plateau),
             "loader": live.phase.loader.state_dict(),
             "optimizer": live.prepared.optimizer.state_dict(),
             "scaler": runtime.scaler_state(),
@@ -407,9 +448,18 @@ def _pace_metrics(pace: Pace, live: _Live, job: Job) -> dict[str, float]:
     }
 
 
-def _set_lrs(live: _Live, *, factor: float) -> None:
+def _set_rates(live: _Live, *, step: int, plateau: PlateauState) -> None:
+    """Learning rate and momentum of an optimizer step."""
+    factor = live.phase.lr_factor(step) * plateau.factor
+    momentum = live.phase.momentum_at and live.phase.momentum_at(step)
     for group, peak_lr in zip(live.prepared.optimizer.param_groups, live.peak_lrs, strict=True):
         group["lr"] = peak_lr * factor
+        if momentum is None:
+            continue
+        if "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+        else:
+            group["momentum"] = momentum
 
 
 def _epoch(state: TrainState, job: Job) -> int:
@@ -419,7 +469,11 @@ def _epoch(state: TrainState, job: Job) -> int:
 
 def _progress_in_epochs(state: TrainState, job: Job) -> float:
     before = sum(phase.epochs for phase in job.phases[: state.phase])
-    return before + state.phase_step / job.phases[state.phase].loader.steps_per_epoch
+    return before + state.phase_step / _steps_per_epoch(state, job)
+
+
+def _steps_per_epoch(state: TrainState, job: Job) -> int:
+    return job.phases[state.phase].loader.steps_per_epoch
 
 
 def _micro_seed(*parts: int) -> int:

@@ -3,8 +3,10 @@
 A schedule does not know how many processes there are, so it cannot run faster on more of them.
 """
 
+import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 LrFactor = Callable[[int], float]
 
@@ -19,6 +21,11 @@ def step_decay(*, step_size: int, gamma: float) -> LrFactor:
     return lambda step: float(gamma ** (step // step_size))
 
 
+def multi_step(*, milestones: Sequence[int], gamma: float) -> LrFactor:
+    """Times `gamma` at each of the optimizer steps `milestones`, which rise, as torch's MultiStepLR."""
+    return lambda step: float(gamma ** bisect.bisect_right(milestones, step))
+
+
 def cosine(*, num_steps: int, final_frac: float) -> LrFactor:
     """Half a cosine from 1 to `final_frac` over `num_steps`, as torch's CosineAnnealingLR."""
 
@@ -29,6 +36,35 @@ def cosine(*, num_steps: int, final_frac: float) -> LrFactor:
     return factor
 
 
+class OneCycle(NamedTuple):
+    """One rise and one fall over all steps, each half a cosine, as torch's OneCycleLR.
+
+    Source: Smith, Topin, "Super-Convergence", 2018, in fastai's form. The peak is at step `rise_frac * num_steps - 1`.
+    """
+
+    num_steps: int
+    rise_frac: float
+
+    def between(self, step: int, *, start: float, peak: float, end: float) -> float:
+        """What moves from `start` to `peak` and on to `end`, at an optimizer step."""
+        top, last = self.rise_frac * self.num_steps - 1, self.num_steps - 1
+        if step <= top:
+            return _half_cosine(start, peak, part=step / top if top > 0 else 1.0)
+        return _half_cosine(peak, end, part=min((step - top) / max(last - top, 1e-9), 1.0))
+
+
+def one_cycle(*, num_steps: int, rise_frac: float, start_frac: float, final_frac: float) -> LrFactor:
+    """From `start_frac` to 1 and on to `final_frac` over `num_steps`."""
+    cycle = OneCycle(num_steps, rise_frac)
+    return lambda step: cycle.between(step, start=start_frac, peak=1.0, end=final_frac)
+
+
+def cycle_momentum(*, num_steps: int, rise_frac: float, high: float, low: float) -> Callable[[int], float]:
+    """Momentum against the learning rate of `one_cycle`: from `high` to `low` and back."""
+    cycle = OneCycle(num_steps, rise_frac)
+    return lambda step: cycle.between(step, start=high, peak=low, end=high)
+
+
 def with_warmup(after: LrFactor, *, num_steps: int) -> LrFactor:
     """Linear from 1/`num_steps` to 1 in `num_steps` steps, then `after`, counted from the end of the warm-up."""
 
@@ -36,3 +72,36 @@ def with_warmup(after: LrFactor, *, num_steps: int) -> LrFactor:
         return (step + 1) / num_steps if step < num_steps else after(step - num_steps)
 
     return factor if num_steps > 0 else after
+
+
+class PlateauState(NamedTuple):
+    """Where a plateau schedule stands: the factor so far, the lowest loss, and the epochs since without a lower one."""
+
+    factor: float = 1.0
+    best_loss: float = math.inf
+    num_bad_epochs: int = 0
+
+
+class Plateau(NamedTuple):
+    """Lowers the learning rate when the loss on val stops falling, as torch's ReduceLROnPlateau.
+
+    gamma: factor of each step down. patience_epochs: epochs without a lower loss that are waited for. threshold_frac:
+    how much lower a loss must be, as a fraction, to count. min_factor: the lowest factor.
+    """
+
+    gamma: float
+    patience_epochs: int
+    threshold_frac: float
+    min_factor: float
+
+    def after_epoch(self, state: PlateauState, *, val_loss: float) -> PlateauState:
+        """The state after an epoch that ended with `val_loss`."""
+        if val_loss < state.best_loss * (1 - self.threshold_frac):
+            return PlateauState(state.factor, val_loss, 0)
+        if state.num_bad_epochs < self.patience_epochs:
+            return state._replace(num_bad_epochs=state.num_bad_epochs + 1)
+        return PlateauState(max(state.factor * self.gamma, self.min_factor), state.best_loss, 0)
+
+
+def _half_cosine(start: float, end: float, *, part: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2

@@ -6,7 +6,16 @@ from torch import nn
 
 from configs.load import replace_section
 from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
-from engine.build import build_card, build_optimizer, build_schedule, resolve_config, with_card
+from engine.build import (
+    build_card,
+    build_momentum,
+    build_optimizer,
+    build_plateau,
+    build_schedule,
+    resolve_config,
+    with_card,
+)
+from engine.schedules import Plateau
 
 CONFIG = Config(
     data=DataConfig(dataset="digits"),
@@ -53,6 +62,31 @@ def test_adamw_is_written_out_by_hand():
         assert torch.allclose(path[step - 1], weight, rtol=1e-10)
 
 
+def test_adam_adds_weight_decay_to_the_gradient():
+    optim = OptimConfig(name="adam", lr=0.1, weight_decay=0.2, betas=(0.8, 0.95), eps=1e-6)
+    path = quadratic_path(lambda module: build_optimizer(optim, module))
+    weight = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    first = second = torch.zeros(2, dtype=torch.float64)
+    for step in range(1, 6):
+        gradient = 2 * weight * torch.tensor([1.0, 3.0]) + 0.2 * weight
+        first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
+        weight = weight - 0.1 * (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-6)
+        assert torch.allclose(path[step - 1], weight, rtol=1e-10)
+
+
+def test_rmsprop_is_written_out_by_hand():
+    optim = OptimConfig(name="rmsprop", lr=0.1, weight_decay=0.2, alpha=0.8, momentum=0.7, eps=1e-6)
+    path = quadratic_path(lambda module: build_optimizer(optim, module))
+    weight = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    square = velocity = torch.zeros(2, dtype=torch.float64)
+    for step in range(5):
+        gradient = 2 * weight * torch.tensor([1.0, 3.0]) + 0.2 * weight
+        square = 0.8 * square + 0.2 * gradient**2
+        velocity = 0.7 * velocity + gradient / (square.sqrt() + 1e-6)
+        weight = weight - 0.1 * velocity
+        assert torch.allclose(path[step], weight, rtol=1e-10)
+
+
 def test_frozen_parameters_get_no_optimizer_state():
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     module[0].requires_grad_(False)
@@ -72,6 +106,25 @@ def test_schedules_count_in_epochs_of_the_loader():
     assert factor(42 + 84) == pytest.approx(0.5)
     assert factor(210) == pytest.approx(0.0)
     assert build_schedule(CONFIG, steps_per_epoch=21)(200) == 1.0
+    config = replace_section(CONFIG, "schedule", name="exponential", gamma=0.9)
+    factor = build_schedule(config, steps_per_epoch=21)
+    assert [factor(20), factor(21), factor(209)] == pytest.approx([1.0, 0.9, 0.9**9])
+    config = replace_section(CONFIG, "schedule", name="multi_step", milestones_epochs=(2.0, 4.5), warmup_epochs=1.0)
+    factor = build_schedule(config, steps_per_epoch=20)
+    assert [factor(19), factor(39), factor(40), factor(89), factor(90)] == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01])
+    config = replace_section(CONFIG, "schedule", name="one_cycle", momentum_range=(0.95, 0.85), rise_frac=0.5)
+    factor, momentum = build_schedule(config, steps_per_epoch=20), build_momentum(config, steps_per_epoch=20)
+    assert [factor(0), factor(99), factor(199)] == pytest.approx([0.04, 1.0, 0.0])
+    assert momentum is not None
+    assert [momentum(0), momentum(99), momentum(199)] == pytest.approx([0.95, 0.85, 0.95])
+    assert build_momentum(CONFIG, steps_per_epoch=20) is None
+
+
+def test_only_schedule_plateau_goes_by_val():
+    assert build_plateau(CONFIG.schedule) is None
+    config = replace_section(CONFIG, "schedule", name="plateau", gamma=0.2, patience_epochs=3, min_lr_frac=0.01)
+    assert build_plateau(config.schedule) == Plateau(0.2, 3, 1e-4, 0.01)
+    assert build_schedule(config, steps_per_epoch=21)(200) == 1.0
 
 
 def test_precision_and_accumulation_are_what_the_launcher_was_told():

@@ -16,7 +16,7 @@ from engine.fit import FitSettings, Job, NonFiniteLossError, Phase, fit
 from engine.losses import supervised
 from engine.progress import Progress
 from engine.record import RunFolder
-from engine.schedules import constant, step_decay
+from engine.schedules import Plateau, constant, step_decay
 
 NUM_CLASSES = 3
 
@@ -53,6 +53,9 @@ def make_job(tmp_path, runtime, make_loader, data):
             "accumulation": 1,
             "epochs": 3,
             "label_smoothing": 0.0,
+            "early_stop_epochs": None,
+            "plateau": None,
+            "momentum_at": None,
             "max_num_bad": 100,
         } | changes
         loss_fn, steps = supervised(label_smoothing=values["label_smoothing"]), []
@@ -74,6 +77,8 @@ def make_job(tmp_path, runtime, make_loader, data):
             accumulation=values["accumulation"],
             build_optimizer=lambda module: torch.optim.SGD(trained(module), lr=0.2, momentum=0.9),
             lr_factor=step_decay(step_size=3, gamma=0.5),
+            momentum_at=values["momentum_at"],
+            plateau=values["plateau"],
         )
         return Job(
             phases=phases or [default],
@@ -457,3 +462,79 @@ def test_a_run_from_before_bad_images_were_counted_goes_on(make_job, monkeypatch
     module = make_module()
     fit(module, make_job("stopped"))
     assert_same_weights(module, expected)
+
+
+def test_momentum_follows_its_schedule(make_job, data):
+    job, module = make_job(momentum_at=lambda step: 0.5 + step / 100), make_module()
+    reference = copy.deepcopy(module)
+    fit(module, job)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.2, momentum=0.9)
+    inputs, labels = data
+    for step in range(12):
+        rows = slice(step % 4 * 6, step % 4 * 6 + 6)
+        optimizer.param_groups[0].update(lr=0.2 * 0.5 ** (step // 3), momentum=0.5 + step / 100)
+        optimizer.zero_grad()
+        F.cross_entropy(reference(inputs[rows]), labels[rows]).backward()
+        optimizer.step()
+    assert_same_weights(module, reference, tolerance=1e-12)
+
+
+def val_losses(job):
+    return [row["val/loss"] for row in job.folder.read_metrics() if "val/loss" in row]
+
+
+def test_plateau_lowers_the_rate_by_the_loss_on_val(make_job):
+    """Nothing counts as lower, so every second epoch without progress halves the rate."""
+    job = make_job(epochs=8, plateau=Plateau(0.5, patience_epochs=1, threshold_frac=1.0, min_factor=0.1))
+    fit(make_module(), job)
+    rates = [row["lr"] for row in job.folder.read_metrics() if "val/loss" in row]
+    decay = [0.2 * 0.5 ** ((4 * epoch - 1) // 3) for epoch in range(1, 9)]
+    assert [rate / base for rate, base in zip(rates, decay, strict=True)] == pytest.approx(
+        [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    )
+    assert len(val_losses(job)) == 8
+
+
+@pytest.mark.parametrize("steps", [4, 9, 12, 17])
+def test_plateau_and_early_stopping_continue_as_if_never_stopped(make_job, steps):
+    options = {
+        "epochs": 30,
+        # upwards, so that training soon diverges and stops early
+        "plateau": Plateau(30.0, patience_epochs=0, threshold_frac=0.5, min_factor=0.0),
+        "early_stop_epochs": 3,
+        "checkpoint_every_steps": 3,
+    }
+    whole, parts = make_module(), make_module()
+    whole_job = make_job("whole", **options)
+    wanted = fit(whole, whole_job)
+    assert 17 < wanted.step < 120, "the test must see an early stop"
+    with pytest.raises(KilledError):
+        fit(parts, make_job("parts", interrupt_after=steps, **options))
+    parts, job = make_module(), make_job("parts", **options)
+    state = fit(parts, job)
+    assert_same_weights(parts, whole)
+    assert (state.step, state.best_step, state.plateau) == (wanted.step, wanted.best_step, wanted.plateau)
+    assert rows_of(job) == rows_of(whole_job)
+    again = fit(make_module(), make_job("parts", **options))
+    assert again.step == wanted.step, "a run that stopped early does not train on"
+
+
+def test_early_stopping_waits_for_so_many_epochs_without_a_better_score(make_job):
+    job = make_job(epochs=30, early_stop_epochs=4)
+    state = fit(make_module(), job)
+    rows = [row for row in job.folder.read_metrics() if "val/loss" in row]
+    scores = [(row["val/top1_frac"], -row["val/loss"]) for row in rows]
+    best = scores.index(max(scores))
+    assert len(rows) == best + 1 + 4 < 30
+    assert state.best_step == rows[best]["step"]
+    assert "stopped early after" in job.progress._stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options", [{"early_stop_epochs": 2}, {"plateau": Plateau(0.5, 1, 0.0, 0.0)}], ids=["early_stop", "plateau"]
+)
+def test_without_val_early_stopping_and_plateau_are_refused_before_any_step(make_job, options):
+    job = make_job(val=False, **options)
+    with pytest.raises(ValueError, match="there is no val"):
+        fit(make_module(), job)
+    assert not job.folder.read_metrics()

@@ -1,0 +1,196 @@
+"""What the recipes give: every recipe at several seeds, one row per run, kept as the runs finish.
+
+python -m benchmarks.recipes course --data DIR     (or `make recipes STUDY=course DATA=DIR`)
+
+study -> cells (recipe, overrides, seed) -> those without a row -> train.py each -> benchmarks/results/recipes.csv (a row
+per run) and recipe_epochs.csv (a row per epoch). Stop it at any time: the same command goes on, runs in their middle
+included. DIR holds CIFAR-10 as train/<class>/ and test/<class>/.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+RUNS_FIELDS = (
+    "study", "recipe", "overrides", "seed", "epochs", "test_top1_frac", "val_top1_frac", "last_train_top1_frac",
+    "minutes", "images_per_s", "threads", "beside", "machine", "python", "torch", "date", "commit",
+)  # fmt: skip
+EPOCH_FIELDS = (
+    "study", "recipe", "overrides", "seed", "epoch", "train_loss", "train_top1_frac", "val_loss", "val_top1_frac",
+)  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """One run: a recipe, what is changed in it, and the seed."""
+
+    recipe: str
+    overrides: str
+    seed: int
+
+
+def _cells(recipe: str, *, seeds: int, overrides: str = "") -> list[Cell]:
+    return [Cell(f"configs/{recipe}.yaml", overrides, seed) for seed in range(seeds)]
+
+
+STUDIES: dict[str, list[Cell]] = {
+    "digits": _cells("digits/simple_cnn", seeds=5),
+    "course": [
+        cell
+        for seed in range(5)
+        for variant in ("", "_bn", "_bn_dropout", "_bn_dropout_aug")
+        for cell in _cells(f"cifar10/simple_cnn{variant}", seeds=5)
+        if cell.seed == seed
+    ],
+    "cosine": [
+        cell
+        for seed in range(3)
+        for overrides in ("", "--schedule.name constant")
+        for cell in _cells("cifar10/simple_cnn_cosine", seeds=3, overrides=overrides)
+        if cell.seed == seed
+    ],
+    "length": [
+        cell
+        for seed in range(3)
+        for variant in ("_bn_dropout", "_bn_dropout_aug")
+        for cell in _cells(f"cifar10/simple_cnn{variant}", seeds=3, overrides="--train.epochs 80")
+        if cell.seed == seed
+    ],
+}
+
+
+def main() -> None:
+    """Runs the cells of a study that have no row yet."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__)
+    parser.add_argument("study", choices=sorted(STUDIES))
+    parser.add_argument("--data", help="CIFAR-10 as an image folder", default=None)
+    parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="where the run folders lie")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows go")
+    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other; the cores are shared among them")
+    options = parser.parse_args()
+    cells = STUDIES[options.study]
+    if options.data is None and any("cifar10" in cell.recipe for cell in cells):
+        parser.error("this study needs --data DIR, CIFAR-10 as train/<class>/ and test/<class>/")
+    missing = missing_cells(options.study, results=options.results)
+    print(
+        f"{options.study}: {len(cells)} runs, {len(cells) - len(missing)} have a row, {len(missing)} to do", flush=True
+    )
+    lock, threads = Lock(), max(1, (os.cpu_count() or 1) // options.jobs)
+    beside = f"{options.jobs} run" + "s at a time" * (options.jobs > 1)
+
+    def work(cell: Cell) -> None:
+        folder = options.runs / "-".join(
+            [options.study, Path(cell.recipe).stem, *cell.overrides.split(), str(cell.seed)]
+        )
+        run_cell(cell, folder, data=options.data, threads=threads)
+        row, epochs = read_rows(options.study, cell, folder, threads=threads, beside=beside)
+        with lock:
+            append_rows(options.results / "recipe_epochs.csv", EPOCH_FIELDS, epochs)
+            append_rows(options.results / "recipes.csv", RUNS_FIELDS, [row])
+        print(f"{cell}: {100 * row['test_top1_frac']:.2f} % in {row['minutes']:.1f} min", flush=True)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(work, missing))
+
+
+def missing_cells(study: str, *, results: Path) -> list[Cell]:
+    """The runs of a study that have no row yet."""
+    done = {
+        (row["study"], row["recipe"], row["overrides"], int(row["seed"])) for row in read_csv(results / "recipes.csv")
+    }
+    return [cell for cell in STUDIES[study] if (study, *cell) not in done]
+
+
+def run_cell(cell: Cell, folder: Path, *, data: str | None, threads: int) -> None:
+    """Trains one cell to its end, from its newest checkpoint if it has one; its output goes into FOLDER.log.
+
+    Raises:
+        RuntimeError: train.py failed.
+    """
+    needs_root = yaml.safe_load((ROOT / cell.recipe).read_text())["data"]["dataset"] == "folder"
+    command = [sys.executable, "train.py", "--config", cell.recipe, *cell.overrides.split()]
+    command += ["--data.root", str(Path(str(data)).resolve())] if needs_root else []
+    command += ["--run.seed", str(cell.seed), "--run.out", str(folder.resolve()), "--run.num_threads", str(threads)]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.log", "a") as log:
+        if subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode:
+            raise RuntimeError(f"{' '.join(command)} failed; see {folder}.log")
+
+
+def read_rows(
+    study: str, cell: Cell, folder: Path, *, threads: int, beside: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of a finished run, and a row for each of its epochs."""
+    result = json.loads((folder / "result.json").read_text())
+    environment = json.loads((folder / "environment.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    ends = [line for line in lines if "train/epoch_loss" in line]
+    key = {"study": study, **cell._asdict()}
+    epochs = [
+        key
+        | {
+            "epoch": line["epoch"],
+            "train_loss": round(line["train/epoch_loss"], 6),
+            "train_top1_frac": round(line["train/epoch_top1_frac"], 6),
+            "val_loss": line["val/loss"],
+            "val_top1_frac": line["val/top1_frac"],
+        }
+        for line in ends
+    ]
+    row = key | {
+        "epochs": result["epoch"],
+        "test_top1_frac": result["test/top1_frac"],
+        "val_top1_frac": result["val/top1_frac"],
+        "last_train_top1_frac": round(ends[-1]["train/epoch_top1_frac"], 6),
+        "minutes": round(sum(line["train/epoch_s"] for line in ends) / 60, 2),
+        "images_per_s": sorted(line["train/images_per_s"] for line in ends)[len(ends) // 2],
+        "threads": threads,
+        "beside": beside,
+        "machine": _cpu_name(),
+        "python": environment["python"],
+        "torch": environment["packages"]["torch"],
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": environment["git_commit"],
+    }
+    return row, epochs
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV; none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append_rows(path: Path, fields: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Adds rows to a CSV, with a header where it is new."""
+    is_new = not path.exists()
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{os.cpu_count()} cores of {line.split(':', 1)[1].strip()}"
+    return f"{os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()
