@@ -3,11 +3,14 @@
 #   make test    sets up, then runs the tests                      ARGS="-k loader" adds options
 #   make lint    format, lint, types, import contracts
 #   make setup   only makes .venv and installs
+#   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
 PYTHON ?= python3
 ARGS ?=
+STUDY ?= digits
+DATA ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint
+.PHONY: setup train test lint recipes tables
 
 setup: .venv/installed
 
@@ -28,3 +31,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+recipes: setup
+	$(BIN)/python -m benchmarks.recipes $(STUDY) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+tables: setup
+	$(BIN)/python -m benchmarks.publish

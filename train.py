@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 
+from report.page import write_page
 from torch import nn
 
 from configs.check import check_batch
@@ -19,12 +20,16 @@ from engine.build import (
     build_loss,
     build_phases,
     build_settings,
+    largest_input,
+    micro_batch_size,
     resolve_config,
     with_measured_input,
 )
 from engine.checkpoint import load_weights, scored_checkpoint
-from engine.evaluation import Evaluation, evaluate, summary_line, to_metrics
-from engine.fit import Job, fit
+from engine.evaluation import Evaluation, evaluate, save_scores, summary_line
+from engine.fit import Job, count_epochs, fit
+from engine.memory import check_memory
+from engine.preview import save_preview
 from engine.progress import Progress
 from engine.record import RunFolder, describe_environment
 from engine.runtime import Runtime, clear_errors, start_runtime
@@ -43,8 +48,9 @@ def main() -> None:
         check_batch(config, world_size=runtime.world_size)
         folder = build_folder(config)
         progress = Progress(num_epochs=config.train.epochs, is_main=runtime.is_main)
-        folder.check_continues(config_to_dict(config))
-        result = folder.read_result()
+        if not config.dry_run:
+            folder.check_continues(config_to_dict(config))
+        result = None if config.dry_run else folder.read_result()
         runtime.wait_for_all()  # every rank has looked before one of them writes
         if result is None:
             with folder.claim() if runtime.is_main else contextlib.nullcontext():
@@ -62,27 +68,34 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     """Data, model, fit, scores, result."""
     with runtime.first_on_this_machine():  # it writes the index of the images, and the others map it
         data = build_data(with_measured_input(config, folder), show_progress=runtime.is_main)
-    num_classes = len(data.train.class_names)
-    module = build_model(config.model, num_classes=num_classes, spec=data.spec, seed=config.run.seed)
+    class_names = data.train.class_names
+    module = build_model(config.model, num_classes=len(class_names), spec=data.spec, seed=config.run.seed)
     check_sizes(module, spec=data.spec, sizes_px=[size_px for _, size_px in config.augment.sizes_px])
     module = runtime.place(module)
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
-
+    phases = build_phases(config, loaders.train)
+    check_memory(
+        module, largest_input(config, data.spec), num_images=micro_batch_size(config, runtime), device=runtime.device
+    )
+    start_folder(config, module, data, loaders, runtime=runtime, folder=folder, progress=progress)
+    if runtime.is_main:
+        save_preview(phases, data.spec, folder=folder)
+    if config.dry_run:
+        progress.say(f"dry run: nothing was trained; schedule and first images: {draw_report(folder, progress)}")
+        return
     bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
 
     def score(module: nn.Module, split: str, step: int) -> Evaluation:
         loader = loaders.evaluation[split]
-        return evaluate(module, loader, num_classes=num_classes, runtime=runtime, bad_log=bad_log, step=step)
+        return evaluate(module, loader, num_classes=len(class_names), runtime=runtime, bad_log=bad_log, step=step)
 
-    start_folder(config, module, data, loaders, runtime=runtime, folder=folder, progress=progress)
     job = Job(
-        phases=build_phases(config, loaders.train),
+        phases=phases,
         loss_fn=build_loss(config),
         validate=(lambda module, step: score(module, "val", step)) if "val" in loaders.evaluation else None,
-        card=build_card(
-            config, class_names=data.train.class_names, spec=data.spec, fingerprints=fingerprint_splits(data)
-        ),
+        card=build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data)),
+        config=config_to_dict(config),
         bad_log=bad_log,
         folder=folder,
         runtime=runtime,
@@ -91,15 +104,22 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     )
     state = fit(module, job)
     load_weights(module, scored_checkpoint(folder.checkpoints))
-    result: dict[str, float | int] = {"step": state.step, "epoch": config.train.epochs}
-    for split in loaders.evaluation:
-        final = score(module, split, state.step)
+    scores = {split: score(module, split, state.step) for split in loaders.evaluation}
+    for split, final in scores.items():
         progress.say(summary_line(final, split=split))
-        result |= to_metrics(final, split=split, class_names=data.train.class_names)
     if runtime.is_main:
+        save_scores(folder, scores, class_names=class_names, step=state.step, epoch=count_epochs(state, job))
+        progress.say(f"results, curves and checkpoints: {folder.path}; on one page: {draw_report(folder, progress)}")
+
+
+def draw_report(folder: RunFolder, progress: Progress) -> str:
+    """Draws curves.png and report.html; a fault there must not make a finished training fail."""
+    try:
         draw_curves(folder)
-        folder.save_result(result)
-    progress.say(f"results, curves and checkpoints: {folder.path}")
+        return str(write_page(folder))
+    except Exception as error:
+        progress.say(f"the report could not be drawn ({type(error).__name__}: {error})")
+        return f"python -m report.page {folder.path}"
 
 
 def start_folder(
@@ -124,6 +144,8 @@ def start_folder(
                 "world_size": runtime.world_size,
                 "loader": loaders.backend.name,
                 "input": config_to_dict(data.spec),
+                "class_names": list(data.train.class_names),
+                "num_parameters": num_parameters,
             }
         )
         folder.save_start(config_to_dict(config), environment)

@@ -2,9 +2,9 @@
 
 python -m benchmarks.recipes course --data DIR     (or `make recipes STUDY=course DATA=DIR`)
 
-study -> cells (recipe, overrides, seed) -> those without a row -> train.py each -> benchmarks/results/recipes.csv (a row
-per run) and recipe_epochs.csv (a row per epoch). Stop it at any time: the same command goes on, runs in their middle
-included. DIR holds CIFAR-10 as train/<class>/ and test/<class>/.
+study -> cells (recipe, overrides, seed) -> those without a row -> train.py each -> benchmarks/results/recipes.csv (a
+row per run) and recipe_epochs.csv (a row per epoch). Stop it at any time: the same command goes on, runs in their
+middle included. DIR holds CIFAR-10 as train/<class>/ and test/<class>/.
 """
 
 import argparse
@@ -68,7 +68,11 @@ STUDIES: dict[str, list[Cell]] = {
         for cell in _cells(f"cifar10/simple_cnn{variant}", seeds=3, overrides="--train.epochs 80")
         if cell.seed == seed
     ],
+    "best": _cells("cifar10/small_resnet", seeds=3),
 }
+STUDIES["timing"] = [  # to be run with nothing else on the machine, one at a time
+    Cell(recipe, "", 0) for recipe in dict.fromkeys(cell.recipe for cells in STUDIES.values() for cell in cells)
+]
 
 
 def main() -> None:

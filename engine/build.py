@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,7 @@ from engine.checkpoint import newest_checkpoint, read_card
 from engine.fit import FitSettings, Phase
 from engine.losses import LossFn, supervised
 from engine.record import RunFolder
-from engine.runtime import launcher_settings
+from engine.runtime import Runtime, launcher_settings
 from engine.schedules import (
     LrFactor,
     Plateau,
@@ -56,9 +57,9 @@ def resolve_config(config: Config, environ: Mapping[str, str]) -> Config:
 
 
 def build_folder(config: Config) -> RunFolder:
-    """The run folder."""
+    """The run folder; of a dry run, a folder inside it."""
     assert config.run.out is not None, "resolve_config has decided it"
-    return RunFolder(config.run.out)
+    return RunFolder(Path(config.run.out) / "dry_run" if config.dry_run else config.run.out)
 
 
 def build_phases(config: Config, loader: Loader) -> list[Phase]:
@@ -140,6 +141,20 @@ def build_plateau(schedule: ScheduleConfig) -> Plateau | None:
     if schedule.name != "plateau":
         return None
     return Plateau(schedule.gamma, schedule.patience_epochs, schedule.threshold_frac, schedule.min_lr_frac)
+
+
+def micro_batch_size(config: Config, runtime: Runtime) -> int:
+    """Images that one rank computes at a time in training."""
+    assert config.train.accumulation is not None, "resolve_config has decided it"
+    return -(-config.train.global_batch_size // (runtime.world_size * config.train.accumulation))
+
+
+def largest_input(config: Config, spec: InputSpec) -> tuple[int, int, int]:
+    """Channels, height and width of the largest images of training and evaluation."""
+    assert spec.size_px is not None, "complete_input leaves no field open"
+    assert spec.channels is not None, "as above"
+    size_px = max([spec.size_px, *(size_px for _, size_px in config.augment.sizes_px)])
+    return spec.channels, size_px, size_px
 
 
 def build_settings(config: Config) -> FitSettings:

@@ -8,22 +8,27 @@ loader (same batches at any world size) -> logits -> integer sums on the device 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from engine.bad_samples import BadSampleLog, check_num_bad
+from engine.record import RunFolder
 from engine.runtime import Runtime
 from pipelines.batch import Loader
 
 _LOSS_UNIT = 2**24  # losses are summed as integers of this fraction, so that the order of summation cannot matter
 _TOP = 5
+_MOST_CONFUSED_CLASSES = 1000  # a table of so many classes squared is 8 MB, and is summed over the ranks
 
 
 class Evaluation(NamedTuple):
     """The score of one split, of the `num_samples` that could be read.
 
-    `top5_frac` is None for five classes or fewer, where it says nothing.
+    `top5_frac` is None for five classes or fewer, where it says nothing. `confusion_KK`: int64 (K, K), how many samples
+    of the class of each row were taken for that of each column; None above 1,000 classes.
     """
 
     num_samples: int
@@ -33,6 +38,7 @@ class Evaluation(NamedTuple):
     top5_frac: float | None
     loss: float
     per_class_top1_frac: tuple[float | None, ...]
+    confusion_KK: npt.NDArray[np.int64] | None = None
 
 
 def evaluate(
@@ -49,7 +55,7 @@ def evaluate(
         step: Optimizer steps done, for that list.
 
     Returns:
-        Top-1, top-5, mean cross entropy (rounded to 6 decimals, without label smoothing) and top-1 per class.
+        Top-1, top-5, mean cross entropy (rounded to 6 decimals, without label smoothing), top-1 per class, confusions.
 
     Raises:
         RuntimeError: Not exactly the loader's samples were counted or excluded.
@@ -61,6 +67,8 @@ def evaluate(
     seen_K = torch.zeros(num_classes, dtype=torch.int64, device=runtime.device)
     correct_K, top5_K = torch.zeros_like(seen_K), torch.zeros_like(seen_K)
     largest_loss = 2.0**62 / _LOSS_UNIT / loader.num_samples  # so that no sum of them leaves the integers
+    num_cells = num_classes**2 if num_classes <= _MOST_CONFUSED_CLASSES else 0
+    confusion_KK = torch.zeros(num_cells, dtype=torch.int64, device=runtime.device)
     losses_2 = torch.zeros(2, dtype=torch.int64, device=runtime.device)  # sum in units, number not finite
     with torch.inference_mode():
         for batch in loader:
@@ -68,7 +76,10 @@ def evaluate(
                 logits_NK = module(*batch.inputs)
             logits_NK = logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
             labels_N, valid_N = batch.labels_N, batch.valid_N
-            ranked = logits_NK.topk(min(_TOP, num_classes), dim=1).indices == labels_N[:, None]
+            best_N5 = logits_NK.topk(min(_TOP, num_classes), dim=1).indices
+            ranked = best_N5 == labels_N[:, None]
+            if num_cells:
+                confusion_KK.index_add_(0, labels_N * num_classes + best_N5[:, 0], valid_N.long())
             seen_K.index_add_(0, labels_N, valid_N.long())
             correct_K.index_add_(0, labels_N, (ranked[:, 0] & valid_N).long())
             top5_K.index_add_(0, labels_N, (ranked.any(dim=1) & valid_N).long())
@@ -83,7 +94,11 @@ def evaluate(
     if sums[-1]:
         bad_log.write(met, step=step)
         check_num_bad(sums[-1], loader)
-    return _evaluation(sums, num_classes=num_classes, num_samples=loader.num_samples)
+    score = _evaluation(sums, num_classes=num_classes, num_samples=loader.num_samples)
+    if num_cells:
+        counts = runtime.sum_over_ranks(confusion_KK).reshape(num_classes, num_classes)
+        score = score._replace(confusion_KK=counts.cpu().numpy())
+    return score
 
 
 def _evaluation(sums: list[int], *, num_classes: int, num_samples: int) -> Evaluation:
@@ -135,3 +150,15 @@ def summary_line(score: Evaluation, *, split: str) -> str:
     right = f"{score.num_correct} of {score.num_samples}"
     excluded = f"; {score.num_excluded} not counted: they could not be read" if score.num_excluded else ""
     return f"{split}: top-1 {100 * score.top1_frac:.2f} % ({right}), {top5}loss {score.loss:.4f}{excluded}"
+
+
+def save_scores(
+    folder: RunFolder, scores: dict[str, Evaluation], *, class_names: Sequence[str], step: int, epoch: int
+) -> None:
+    """Leaves what was scored; result.json, which says that the run is finished, at last."""
+    confusions = {split: score.confusion_KK for split, score in scores.items() if score.confusion_KK is not None}
+    folder.save_confusions(confusions)
+    result: dict[str, float | int] = {"step": step, "epoch": epoch}
+    for split, score in scores.items():
+        result |= to_metrics(score, split=split, class_names=class_names)
+    folder.save_result(result)

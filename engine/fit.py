@@ -85,14 +85,16 @@ class Job(NamedTuple):
     """What stays the same throughout a fit.
 
     phases: in their order. loss_fn: what is learned. validate: (module, step) -> score on val, None without val. card:
-    what the weights are, kept in each checkpoint. bad_log: where images that cannot be read are written. folder,
-    runtime, settings, progress: where, with whom, how, what is shown.
+    what the weights are, kept in each checkpoint. config: the configuration as nested dicts, for trackers. bad_log:
+    where images that cannot be read are written. folder, runtime, settings, progress: where, with whom, how, what is
+    shown.
     """
 
     phases: list[Phase]
     loss_fn: LossFn
     validate: Callable[[nn.Module, int], Evaluation] | None
     card: dict[str, Any]
+    config: dict[str, Any]
     bad_log: BadSampleLog
     folder: RunFolder
     runtime: Runtime
@@ -158,7 +160,7 @@ def fit(module: nn.Module, job: Job) -> TrainState:
     _check_val(job)
     state = TrainState(module)
     saved = _restore(state, job)
-    job.runtime.start_trackers(job.folder.path, first_step=state.step)
+    job.runtime.start_trackers(job.folder.path, first_step=state.step, config=job.config)
     for number in range(state.phase, len(job.phases)):
         if number != state.phase:
             state.phase, state.phase_step, state.plateau = number, 0, PlateauState()
@@ -188,8 +190,8 @@ def _is_stale(state: TrainState, job: Job) -> bool:
     if patience is None or state.num_stale_epochs < patience or state.phase_step % _steps_per_epoch(state, job):
         return False
     job.progress.say(
-        f"stopped early after {_epoch(state, job)} epochs: no better score on val for {state.num_stale_epochs} of them "
-        f"(train.early_stop_epochs={patience})"
+        f"stopped early after {count_epochs(state, job)} epochs: no better score on val for {state.num_stale_epochs} "
+        f"of them (train.early_stop_epochs={patience})"
     )
     return True
 
@@ -255,7 +257,9 @@ def _train_epoch(state: TrainState, live: _Live, job: Job) -> None:
     phase, settings = live.phase, job.settings
     first_step = state.phase_step % phase.loader.steps_per_epoch
     last_step = state.phase_step - first_step + phase.loader.steps_per_epoch
-    job.progress.start_epoch(_epoch(state, job) + 1, num_steps=phase.loader.steps_per_epoch, first_step=first_step)
+    job.progress.start_epoch(
+        count_epochs(state, job) + 1, num_steps=phase.loader.steps_per_epoch, first_step=first_step
+    )
     if first_step == 0:
         state.totals, state.logged, state.num_bad_written = {}, {}, 0
     live.prepared.module.train()
@@ -462,7 +466,7 @@ def _set_rates(live: _Live, *, step: int, plateau: PlateauState) -> None:
             group["momentum"] = momentum
 
 
-def _epoch(state: TrainState, job: Job) -> int:
+def count_epochs(state: TrainState, job: Job) -> int:
     """Whole epochs done, over all phases."""
     return math.floor(_progress_in_epochs(state, job))
 

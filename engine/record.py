@@ -4,8 +4,12 @@ config.yaml       what was asked for, every field resolved
 environment.json  versions, hardware, commit, command, launcher
 metrics.jsonl     a line per log step and per epoch; keys are split/quantity_unit
 bad_samples.jsonl a line per image that could not be read; there when there was one
+schedule.json     the learning rate that is planned: lists "epoch", "lr" and, where it moves, "momentum"
+samples.npz       training images as the network sees them, with their labels
+confusion.npz     per split, how often each true class (rows) was taken for each class (columns)
 result.json       the end: flat keys such as test/top1_frac; there once the run is finished
 curves.png        drawn by report/
+report.html       the run on one page, by report/
 checkpoints/      written by engine/checkpoint.py
 tensorboard/      events
 """
@@ -13,20 +17,37 @@ tensorboard/      events
 import contextlib
 import fcntl
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from configs.load import differing_keys
 
 _PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow", "scikit-learn", "safetensors")
+
+
+class Samples(NamedTuple):
+    """Training images as the network sees them, normalisation undone.
+
+    images_NHWC: uint8 (N, H, W, 1 or 3), 0..255. labels_N: int64, places in the list of class names. partner_labels_N:
+    int64, the labels of the images mixed in. weight_N: float32, the weight of the own label, 1 where none is mixed in.
+    """
+
+    images_NHWC: NDArray[np.uint8]
+    labels_N: NDArray[np.int64]
+    partner_labels_N: NDArray[np.int64]
+    weight_N: NDArray[np.float32]
 
 
 class RunFolder:
@@ -45,6 +66,10 @@ class RunFolder:
         return any(
             (self.path / name).exists() for name in ("config.yaml", "metrics.jsonl", "result.json", "checkpoints")
         )
+
+    def holds_anything(self) -> bool:
+        """Whether a run was started here or a dry run has drawn here, so that there is something to show."""
+        return self.holds_run() or any((self.path / name).exists() for name in ("schedule.json", "samples.npz"))
 
     def read_config(self) -> dict[str, Any]:
         """The configuration of the run that was started here, as nested dicts.
@@ -135,6 +160,84 @@ class RunFolder:
         """Writes result.json, which says that the run is finished."""
         self._replace("result.json", json.dumps(result, indent=2) + "\n")
 
+    def read_environment(self) -> dict[str, Any]:
+        """environment.json; {} where there is none.
+
+        Raises:
+            ValueError: environment.json cannot be read.
+        """
+        path = self.path / "environment.json"
+        if not path.exists():
+            return {}
+        environment = _parse_json(path.read_text(), place=str(path))
+        if not isinstance(environment, dict):
+            raise ValueError(f"{path} cannot be read: it holds no names; delete it.")
+        return environment
+
+    def save_schedule(self, schedule: Mapping[str, list[float]]) -> None:
+        """Writes schedule.json.
+
+        Args:
+            schedule: "epoch", "lr" and, where it moves, "momentum": lists of one length.
+        """
+        assert len({len(values) for values in schedule.values()}) == 1, "lists of one length"
+        self._replace("schedule.json", json.dumps(dict(schedule)) + "\n")
+
+    def read_schedule(self) -> dict[str, list[float]] | None:
+        """schedule.json, or None where there is none.
+
+        Raises:
+            ValueError: schedule.json cannot be read, or its lists differ in length.
+        """
+        path = self.path / "schedule.json"
+        if not path.exists():
+            return None
+        schedule = _parse_json(path.read_text(), place=str(path))
+        is_table = isinstance(schedule, dict) and all(isinstance(values, list) for values in schedule.values())
+        if not is_table or not {"epoch", "lr"} <= schedule.keys() or len({len(v) for v in schedule.values()}) != 1:
+            raise ValueError(f"{path} cannot be read: it should hold lists of one length, epoch and lr; delete it.")
+        return {name: [float(value) for value in values] for name, values in schedule.items()}
+
+    def save_samples(self, samples: Samples) -> None:
+        """Writes samples.npz."""
+        self._replace_arrays("samples.npz", samples._asdict())
+
+    def read_samples(self) -> Samples | None:
+        """samples.npz, or None where there is none.
+
+        Raises:
+            ValueError: samples.npz cannot be read.
+        """
+        arrays = self._read_arrays("samples.npz")
+        if not arrays:
+            return None
+        if arrays.keys() != set(Samples._fields) or len({len(values) for values in arrays.values()}) != 1:
+            raise ValueError(f"{self.path / 'samples.npz'} cannot be read: it holds {sorted(arrays)}; delete it.")
+        return Samples(**arrays)
+
+    def save_confusions(self, confusions: Mapping[str, NDArray[np.int64]]) -> None:
+        """Writes confusion.npz.
+
+        Args:
+            confusions: Split -> int64 (K, K), samples of each true class (rows) taken for each class (columns).
+        """
+        self._replace_arrays("confusion.npz", confusions)
+
+    def read_confusions(self) -> dict[str, NDArray[np.int64]]:
+        """confusion.npz: split -> counts [true, predicted]; {} where there is none.
+
+        Raises:
+            ValueError: confusion.npz cannot be read.
+        """
+        confusions = self._read_arrays("confusion.npz")
+        for split, counts in confusions.items():
+            if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+                raise ValueError(
+                    f"{self.path / 'confusion.npz'} cannot be read: {split} has shape {counts.shape}, not (K, K); "
+                    "delete it."
+                )
+        return confusions
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
         with open(self.path / "metrics.jsonl", "a") as file:
@@ -178,6 +281,21 @@ class RunFolder:
 
     def _replace(self, name: str, text: str) -> None:
         replace_file(self.path / name, text.encode())
+
+    def _replace_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        replace_file(self.path / name, content.getvalue())
+
+    def _read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        path = self.path / name
+        if not path.exists():
+            return {}
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} cannot be read ({error}); delete it.") from error
 
 
 def _parse_json(text: str, *, place: str) -> Any:

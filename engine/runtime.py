@@ -12,17 +12,19 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from configs.nearest import nearest
 from configs.schema import RunConfig
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -33,6 +35,7 @@ _UNSUPPORTED = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
     "ACCELERATE_DYNAMO_BACKEND": "no",
 }
+_PROJECT = "exactvision"  # what trackers file the runs under
 _SECONDS_FOR_RANK_0 = 3.0
 _MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -58,8 +61,11 @@ class Runtime:
     this process. is_main: whether it is the one that writes and prints.
     """
 
-    def __init__(self, accelerator: Accelerator, *, precision: str, local_world_size: int) -> None:
+    def __init__(
+        self, accelerator: Accelerator, *, precision: str, local_world_size: int, trackers: Sequence[str] = ()
+    ) -> None:
         self._accelerator = accelerator
+        self._trackers = tuple(trackers)
         self.device: torch.device = accelerator.device
         self.precision = precision
         self.dtype = torch.float64 if precision == "fp64" else torch.float32
@@ -153,10 +159,32 @@ class Runtime:
         """Returns when every rank has come here."""
         self._accelerator.wait_for_everyone()
 
-    def start_trackers(self, folder: Path, *, first_step: int) -> None:
-        """Opens TensorBoard's event file in `folder`; an earlier start's events from after `first_step` are hidden."""
-        self._accelerator.project_configuration.logging_dir = str(folder)
-        self._accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": first_step + 1}})
+    def start_trackers(self, folder: Path, *, first_step: int, config: Mapping[str, Any]) -> None:
+        """Opens the trackers that were asked for; those that can, go on with the run of this folder.
+
+        Args:
+            folder: The run folder; its name is the run's name, and TensorBoard's events lie in it.
+            first_step: Steps done; TensorBoard hides an earlier start's events from after it.
+            config: The configuration as nested dicts, which all but TensorBoard keep.
+        """
+        accelerator, name = self._accelerator, folder.resolve().name
+        accelerator.project_configuration.logging_dir = str(folder)
+        purge = {"purge_step": first_step + 1}
+        accelerator.log_with = [
+            TensorBoardTracker("tensorboard", folder, **purge) if tracker == "tensorboard" else tracker
+            for tracker in self._trackers
+        ]
+        again = {"name": name, "resume": "allow"}
+        named = {
+            "wandb": {**again, "id": name, "dir": str(folder)},
+            "trackio": again,
+            "mlflow": {"run_name": name},
+            "swanlab": {"experiment_name": name},
+        }
+        accelerator.init_trackers(_PROJECT, init_kwargs=named)
+        for tracker in accelerator.trackers if self.is_main else []:
+            if tracker.name != "tensorboard":
+                tracker.store_init_configuration(_flat(config))
 
     def log(self, metrics: Mapping[str, Any], *, step: int) -> None:
         """Sends numbers to the trackers."""
@@ -226,12 +254,13 @@ def start_runtime(precision: str | None, run: RunConfig) -> Runtime:
 
     Args:
         precision: fp32, bf16, fp16 or fp64, as `engine.build.resolve_config` decided.
-        run: num_threads and world_size are read.
+        run: num_threads, world_size and trackers are read.
 
     Raises:
-        ValueError: Processes that were asked for are not there, or fp16 without a GPU.
+        ValueError: Processes that were asked for are not there, a tracker that is not installed, or fp16 without a GPU.
     """
     assert precision is not None, "resolve_config has decided it"
+    check_trackers(run.trackers)
     check_launch(os.environ, world_size=run.world_size)
     asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     on_cpu = asked_for_cpu or not torch.cuda.is_available()  # under torchrun, accelerate must be told
@@ -243,12 +272,40 @@ def start_runtime(precision: str | None, run: RunConfig) -> Runtime:
     # the window of accumulation is our own (engine.fit): accelerate must not divide the loss again
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate warns without; set_num_threads decides
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=_MIXED[precision], log_with="tensorboard", project_dir=".")
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=_MIXED[precision], project_dir=".")
     torch.set_num_threads(run.num_threads or cores_per_rank(local_world_size))
     present = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != present:
         raise ValueError(f"the launcher started {present} processes, but {accelerator.num_processes} found each other.")
-    return Runtime(accelerator, precision=precision, local_world_size=local_world_size)
+    return Runtime(accelerator, precision=precision, local_world_size=local_world_size, trackers=run.trackers)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Checks that Accelerate knows the trackers and that their packages are installed.
+
+    Raises:
+        ValueError: It does not, or one is not.
+    """
+    known, installed = [str(name) for name in LOGGER_TYPE_TO_CLASS], [str(name) for name in get_available_trackers()]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"run.trackers: unknown tracker {name!r}; {nearest(name, known)}")
+        if name not in installed:
+            raise ValueError(
+                f"run.trackers: the package of {name} is not installed; type `pip install {name}`, or use one of "
+                f"{', '.join(installed) or 'none'} (run.trackers=[] for none)."
+            )
+
+
+def _flat(config: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys; values that are no numbers or words as text."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, prefix=f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
 
 
 def cores_per_rank(local_world_size: int) -> int:

@@ -5,10 +5,11 @@ import functools
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 from torch import nn
 
-from engine.evaluation import Evaluation, evaluate, summary_line, to_metrics
+from engine.evaluation import Evaluation, evaluate, save_scores, summary_line, to_metrics
+from engine.record import RunFolder
 
 NUM_CLASSES = 7
 
@@ -139,7 +140,9 @@ def test_each_evaluation_of_the_same_loader_counts_alike_and_prints_each_file_on
     score_of, make_loader, data, module, progress
 ):
     loader = make_loader(*data, batch_size=10, split="val", bad=BAD)
-    assert score_of(module, loader) == score_of(module, loader)
+    first, second = score_of(module, loader), score_of(module, loader)
+    assert (first.confusion_KK == second.confusion_KK).all()
+    assert first._replace(confusion_KK=None) == second._replace(confusion_KK=None)
     lines = progress._stream.getvalue().splitlines()
     assert lines == [f"not counted: val/{number}.png: burnt" for number in BAD]
 
@@ -170,3 +173,32 @@ def test_the_summary_line_says_how_many_were_not_counted():
     assert line == (
         "test: top-1 99.16 % (355 of 358), top-5 100.00 %, loss 0.0432; 2 not counted: they could not be read"
     )
+
+
+def test_confusions_are_scikit_learns_of_the_samples_that_count(score_of, make_loader, data, module):
+    inputs, labels = data
+    kept = [place for place in range(len(labels)) if place not in BAD]
+    score = score_of(module, make_loader(*data, batch_size=10, split="val", bad=BAD))
+    predicted = module.eval()(inputs[kept]).argmax(dim=1)
+    wanted = confusion_matrix(labels[kept], predicted, labels=range(len(score.per_class_top1_frac)))
+    assert (score.confusion_KK == wanted).all()
+    assert score.confusion_KK.sum() == score.num_samples == len(kept)
+    assert score.confusion_KK.trace() == score.num_correct
+
+
+def test_above_a_thousand_classes_there_are_no_confusions(score_of, make_loader, data, module, monkeypatch):
+    monkeypatch.setattr("engine.evaluation._MOST_CONFUSED_CLASSES", 2)
+    assert score_of(module, make_loader(*data, batch_size=10, split="val")).confusion_KK is None
+
+
+def test_scores_of_a_run_are_kept_with_their_confusions(tmp_path, score_of, make_loader, data, module):
+    folder = RunFolder(tmp_path)
+    score = score_of(module, make_loader(*data, batch_size=10, split="val"))
+    names = [f"class {number}" for number in range(len(score.per_class_top1_frac))]
+    save_scores(folder, {"val": score, "test": score._replace(confusion_KK=None)}, class_names=names, step=7, epoch=2)
+    result = folder.read_result()
+    assert (result["step"], result["epoch"], result["val/top1_frac"]) == (7, 2, score.top1_frac)
+    assert result["test/top1_frac/class 0"] == score.per_class_top1_frac[0]
+    confusions = folder.read_confusions()
+    assert list(confusions) == ["val"]
+    assert (confusions["val"] == score.confusion_KK).all()

@@ -85,6 +85,7 @@ def make_job(tmp_path, runtime, make_loader, data):
             loss_fn=interruptible,
             validate=validate if val else None,
             card={"model": {}, "class_names": ["a", "b", "c"], "input": {"size_px": 8}, "data": {"train": "1"}},
+            config={"optim": {"lr": 0.2}},
             bad_log=bad_log,
             folder=folder,
             runtime=runtime,

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from configs.load import config_to_dict, replace_section
 from configs.schema import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from engine.record import RunFolder, describe_environment, replace_file
+from engine.record import RunFolder, Samples, describe_environment, replace_file
 
 ROOT = Path(__file__).parents[2]
 CONFIG = Config(
@@ -111,6 +112,71 @@ def test_the_result_comes_back(folder):
     assert folder.read_result() == {"test/top1_frac": 0.5}
 
 
+SAMPLES = Samples(
+    images_NHWC=np.arange(2 * 3 * 3 * 1, dtype=np.uint8).reshape(2, 3, 3, 1),
+    labels_N=np.array([0, 2]),
+    partner_labels_N=np.array([0, 1]),
+    weight_N=np.array([1, 0.7], dtype=np.float32),
+)
+
+
+def test_schedule_samples_confusions_and_environment_come_back(folder):
+    schedule = {"epoch": [0.0, 0.5, 1.0], "lr": [0.1, 0.05, 1e-9], "momentum": [0.9, 0.95, 0.9]}
+    confusions = {"val": np.array([[3, 1], [0, 5]]), "test": np.array([[30, 10], [2, 2**40]])}
+    folder.save_schedule(schedule)
+    folder.save_samples(SAMPLES)
+    folder.save_confusions(confusions)
+    assert folder.read_schedule() == schedule
+    for name, values in folder.read_samples()._asdict().items():
+        expected = getattr(SAMPLES, name)
+        assert values.dtype == expected.dtype
+        np.testing.assert_array_equal(values, expected)
+    read = folder.read_confusions()
+    assert list(read) == ["val", "test"]
+    for split, counts in confusions.items():
+        assert read[split].dtype == np.int64
+        np.testing.assert_array_equal(read[split], counts)
+    assert folder.read_environment() == {"machine": "CPU"}
+    assert not list(folder.path.glob("*.tmp"))
+
+
+def test_what_was_not_saved_is_not_there(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.read_schedule() is None
+    assert folder.read_samples() is None
+    assert folder.read_confusions() == {}
+    assert folder.read_environment() == {}
+
+
+def test_a_dry_run_can_be_shown_but_is_no_run_to_continue(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert not folder.holds_anything()
+    folder.save_samples(SAMPLES)
+    assert folder.holds_anything()
+    assert not folder.holds_run()
+    folder.check_continues(config_to_dict(CONFIG) | {"resume": "never"})
+
+
+def test_tables_of_unequal_lists_and_matrices_that_are_not_square_are_named(folder):
+    (folder.path / "schedule.json").write_text('{"epoch": [0, 1], "lr": [0.1]}')
+    with pytest.raises(ValueError, match=r"schedule\.json cannot be read: it should hold lists of one length"):
+        folder.read_schedule()
+    folder.save_confusions({"val": np.zeros((2, 3), dtype=np.int64)})
+    with pytest.raises(ValueError, match=r"confusion\.npz cannot be read: val has shape \(2, 3\), not \(K, K\)"):
+        folder.read_confusions()
+    folder.save_samples(SAMPLES._replace(labels_N=np.array([0])))
+    with pytest.raises(ValueError, match=r"samples\.npz cannot be read: it holds"):
+        folder.read_samples()
+
+
+def test_arrays_cut_by_a_full_disk_are_named(folder):
+    folder.save_samples(SAMPLES)
+    content = (folder.path / "samples.npz").read_bytes()
+    (folder.path / "samples.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"samples\.npz cannot be read"):
+        folder.read_samples()
+
+
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     replace_file(path, b"old")
@@ -141,7 +207,11 @@ def test_a_run_whose_configuration_is_gone_is_not_continued(folder):
         folder.check_continues(config_to_dict(CONFIG) | {"resume": "never"})
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "result.json", "metrics.jsonl", "bad_samples.jsonl"])
+BROKEN = ["config.yaml", "result.json", "metrics.jsonl", "bad_samples.jsonl"]
+BROKEN += ["environment.json", "schedule.json", "samples.npz", "confusion.npz"]
+
+
+@pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_is_named(folder, name):
     (folder.path / name).write_text("{ broken\n")
     read = {
@@ -149,6 +219,10 @@ def test_a_broken_file_is_named(folder, name):
         "result.json": folder.read_result,
         "metrics.jsonl": folder.read_metrics,
         "bad_samples.jsonl": folder.read_bad_samples,
+        "environment.json": folder.read_environment,
+        "schedule.json": folder.read_schedule,
+        "samples.npz": folder.read_samples,
+        "confusion.npz": folder.read_confusions,
     }
     with pytest.raises(ValueError, match=rf"{name}.* cannot be read"):
         read[name]()

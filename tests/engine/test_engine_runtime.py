@@ -5,11 +5,21 @@ import ctypes
 
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.utils import LoggerType
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from configs.schema import RunConfig
 from engine import runtime as runtime_module
-from engine.runtime import LauncherSettings, check_launch, clear_errors, launcher_settings, start_runtime
+from engine.runtime import (
+    LauncherSettings,
+    check_launch,
+    check_trackers,
+    clear_errors,
+    launcher_settings,
+    start_runtime,
+)
 
 ALONE_UNDER_ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 GOOD_LAUNCHES = {
@@ -178,3 +188,81 @@ def test_the_traceback_is_shown_on_request(monkeypatch):
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(KeyError):
         run_with_clear_errors(KeyError("bug"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["tensorbord"], "unknown tracker 'tensorbord'; nearest: tensorboard"),
+        (["wandb"], r"the package of wandb is not installed; type `pip install wandb`, or use one of tensorboard"),
+    ],
+)
+def test_a_tracker_that_cannot_be_used_is_refused_before_anything_starts(monkeypatch, names, message):
+    monkeypatch.setattr(runtime_module, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    with pytest.raises(ValueError, match=message):
+        check_trackers(names)
+    with pytest.raises(ValueError, match=message):
+        start_runtime("fp32", RunConfig(num_threads=1, trackers=tuple(names)))
+    check_trackers(["tensorboard"])
+    check_trackers([])
+
+
+class Recorder(tracking.GeneralTracker):
+    """Stands for a tracker of the internet: keeps what it is told."""
+
+    name = "wandb"
+    requires_logging_directory = False
+    made: "list[Recorder]" = []  # noqa: RUF012
+
+    def __init__(self, project, **options):
+        super().__init__()
+        self.project, self.options, self.rows, self.config = project, options, [], None
+        Recorder.made.append(self)
+
+    @property
+    def tracker(self):
+        return self
+
+    def start(self):
+        pass
+
+    def store_init_configuration(self, values):
+        self.config = values
+
+    def log(self, values, step, **options):
+        self.rows.append((step, values))
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    installed = [LoggerType.TENSORBOARD, LoggerType.WANDB]
+    monkeypatch.setattr(runtime_module, "get_available_trackers", lambda: installed)
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Recorder)
+    monkeypatch.setattr("accelerate.accelerator.LOGGER_TYPE_TO_CLASS", tracking.LOGGER_TYPE_TO_CLASS)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    Recorder.made.clear()
+    return Recorder
+
+
+def test_trackers_get_the_name_of_the_run_its_configuration_and_the_numbers_of_each_row(recorder, tmp_path):
+    runtime = start_runtime("fp32", RunConfig(num_threads=1, trackers=("tensorboard", "wandb")))
+    runtime.start_trackers(tmp_path / "run7", first_step=0, config={"optim": {"lr": 0.1, "betas": [0.9, 0.99]}})
+    runtime.log({"val/top1_frac": 0.5, "epoch": 1, "note": "no number"}, step=12)
+    runtime.end()
+    (tracker,) = recorder.made
+    assert tracker.project == "exactvision"
+    assert tracker.options == {"name": "run7", "id": "run7", "resume": "allow", "dir": str(tmp_path / "run7")}
+    assert tracker.config == {"optim.lr": 0.1, "optim.betas": "[0.9, 0.99]"}
+    assert tracker.rows == [(12, {"val/top1_frac": 0.5, "epoch": 1})]
+    events = EventAccumulator(str(tmp_path / "run7" / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("val/top1_frac")] == [(12, 0.5)]
+
+
+def test_without_trackers_nothing_is_written(recorder, tmp_path):
+    runtime = start_runtime("fp32", RunConfig(num_threads=1, trackers=()))
+    runtime.start_trackers(tmp_path, first_step=0, config={})
+    runtime.log({"val/top1_frac": 0.5}, step=1)
+    runtime.end()
+    assert not recorder.made
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,209 @@
+"""Measured rows into what people read: `python -m benchmarks.publish` (or `make tables`).
+
+benchmarks/results/recipes.csv       -> the table of recipes in README.md, docs/recipes.md, the figure in each recipe's
+                                        header
+benchmarks/results/recipe_epochs.csv -> docs/figures/*.png
+
+CI runs it with --check, which changes nothing and fails if a text is not what the rows say.
+"""
+
+import argparse
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.recipes import RESULTS, ROOT, read_csv
+
+BEGIN, END = "<!-- recipes: made by `make tables` -->\n", "<!-- end of recipes -->\n"
+_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
+_Rows = list[dict[str, str]]
+_COURSE = {
+    "configs/cifar10/simple_cnn.yaml": "plain",
+    "configs/cifar10/simple_cnn_bn.yaml": "+ BatchNorm",
+    "configs/cifar10/simple_cnn_bn_dropout.yaml": "+ dropout 0.5",
+    "configs/cifar10/simple_cnn_bn_dropout_aug.yaml": "+ crop and flip",
+}
+
+
+class Group(NamedTuple):
+    """The runs of one recipe with the same overrides, which differ in the seed alone.
+
+    timed: the row of the same run alone on the machine, where there is one; what ran beside others has no time to tell.
+    """
+
+    study: str
+    recipe: str
+    overrides: str
+    rows: list[dict[str, str]]
+    timed: dict[str, str] | None
+
+    @property
+    def top1(self) -> str:
+        """`69.13 +- 0.60 %`: mean and standard deviation on test; of one run the value alone."""
+        values = [100 * float(row["test_top1_frac"]) for row in self.rows]
+        spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.2f}{spread} %"
+
+    @property
+    def runs(self) -> str:
+        """`5 seeds`."""
+        return f"{len(self.rows)} seed" + "s" * (len(self.rows) > 1)
+
+    @property
+    def minutes(self) -> str:
+        """`1.3 min on 2 cores of ...`; nothing where no run was alone on the machine."""
+        return f"{float(self.timed['minutes']):.1f} min on {self.timed['machine']}" if self.timed else ""
+
+    @property
+    def header(self) -> str:
+        """The line that the recipe's header holds."""
+        row = max(self.rows, key=lambda row: row["date"])
+        parts = [f"# {self.top1} on test ({self.runs})", self.minutes, f"torch {row['torch']}", f"{row['date']}."]
+        return ", ".join(part for part in parts if part)
+
+
+def main() -> None:
+    """Writes the texts and draws the figures; with --check only compares the texts."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a text is not what the rows say")
+    options = parser.parse_args()
+    stale = [path for path, text in texts().items() if (path.read_text() if path.exists() else None) != text]
+    if options.check:
+        if stale:
+            names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+            sys.exit(f"not what benchmarks/results/recipes.csv says: {names}; run `make tables` and commit the result.")
+        return
+    for path in stale:
+        path.write_text(texts()[path])
+        print(f"{path.relative_to(ROOT)} written")
+    draw_figures(ROOT / "docs" / "figures")
+
+
+def texts() -> dict[Path, str]:
+    """Every text that holds measured figures of recipes, as it should be."""
+    groups = load_groups()
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    written = {
+        readme: before + BEGIN + readme_table(groups) + END + rest.split(END)[1],
+        ROOT / "docs" / "recipes.md": recipes_page(groups),
+    }
+    for group in groups:
+        if not group.overrides:
+            path = ROOT / group.recipe
+            lines = path.read_text().splitlines(keepends=True)
+            place = next(number for number, line in enumerate(lines) if line.startswith("# accelerate launch"))
+            end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+            others = [line for line in lines[place + 1 : end] if " on test (" not in line]
+            written[path] = "".join([*lines[: place + 1], group.header + "\n", *others, *lines[end:]])
+    return written
+
+
+def load_groups() -> list[Group]:
+    """The rows of recipes.csv by study, recipe and overrides, in their order; recipes as they are come first."""
+    groups: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
+    timed: dict[tuple[str, str], dict[str, str]] = {}
+    for row in read_csv(RESULTS / "recipes.csv"):
+        if row["study"] == "timing":
+            timed[row["recipe"], row["overrides"]] = row
+        else:
+            groups[row["recipe"], row["overrides"], row["study"]].append(row)
+    return [
+        Group(study, recipe, overrides, rows, timed.get((recipe, overrides)))
+        for (recipe, overrides, study), rows in sorted(groups.items())
+    ]
+
+
+def readme_table(groups: list[Group]) -> str:
+    """The recipes as they are, one line each."""
+    lines = ["| recipe | test top-1 | training on CPU |", "| --- | --- | --- |"]
+    lines += [
+        f"| `{group.recipe}` | {group.top1} ({group.runs}) | {group.minutes} |"
+        for group in groups
+        if not group.overrides
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def recipes_page(groups: list[Group]) -> str:
+    """docs/recipes.md: all groups, with where and when they were measured."""
+    lines = [
+        "# Recipes and what they gave",
+        "",
+        "Made by `make tables` from `benchmarks/results/recipes.csv`, a row per run. Mean and standard deviation over",
+        "seeds, on test, of the checkpoint that was best on val. A figure is measured again by",
+        "`make recipes STUDY=... DATA=DIR`, DIR holding CIFAR-10 as `train/<class>/` and `test/<class>/`; remove its",
+        "rows first. Runs are compared by `python -m report.compare`.",
+        "",
+        "| study | recipe | changed in it | epochs | test top-1 | val top-1 | train top-1, last epoch | "
+        "training alone on a CPU | measured |",
+        "| --- | --- | --- | ---: | --- | --- | --- | --- | --- |",
+    ]
+    for group in groups:
+        row = group.rows[-1]
+        val, train = (_mean(group, key) for key in ("val_top1_frac", "last_train_top1_frac"))
+        overrides = f"`{group.overrides}`" if group.overrides else ""
+        lines.append(
+            f"| {group.study} | `{group.recipe.removeprefix('configs/')}` | {overrides} | {row['epochs']} | "
+            f"{group.top1} ({group.runs}) | {val} | {train} | {group.minutes} | {row['date']}, {row['machine']}, "
+            f"torch {row['torch']}, {row['commit'][:8]} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw_figures(folder: Path) -> None:
+    """Draws the pictures of docs/course.md for which there are rows."""
+    rows = read_csv(RESULTS / "recipe_epochs.csv")
+    folder.mkdir(parents=True, exist_ok=True)
+    course = [row for row in rows if row["study"] == "course"]
+    if course:
+        _draw(course, lambda row: _COURSE[row["recipe"]], list(_COURSE.values()), folder / "course.png")
+    cosine = [row for row in rows if row["study"] == "cosine"]
+    if cosine:
+        names = {"": "cosine", "--schedule.name constant": "constant"}
+        _draw(cosine, lambda row: names[row["overrides"]], list(names.values()), folder / "cosine.png")
+    length = [row for row in rows if row["study"] == "length"]
+    if length:
+        names = {recipe: name for recipe, name in _COURSE.items() if "dropout" in recipe}
+        _draw(length, lambda row: names[row["recipe"]], list(names.values()), folder / "length.png")
+
+
+def _draw(rows: _Rows, name_of: Callable[[dict[str, str]], str], names: list[str], path: Path) -> None:
+    """Loss on train and on val and accuracy on val over the epochs; thin lines are runs, thick ones means."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    panels = zip(figure.subplots(1, 3), ("train_loss", "val_loss", "val_top1_frac"), strict=True)
+    for axes, key in panels:
+        for name, color in zip(names, _COLORS, strict=False):
+            _draw_group([row for row in rows if name_of(row) == name], axes, key, name=name, color=color)
+        axes.set_title({"train_loss": "loss on train", "val_loss": "loss on val"}.get(key, "top-1 on val (%)"))
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=80)
+
+
+def _draw_group(rows: _Rows, axes: Axes, key: str, *, name: str, color: str) -> None:
+    scale = 100 if key.endswith("frac") else 1
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        curves[row["seed"]][int(row["epoch"])] = scale * float(row[key])
+    for curve in curves.values():
+        axes.plot(list(curve), list(curve.values()), color=color, alpha=0.25, linewidth=0.8)
+    if curves:
+        epochs = sorted(set.intersection(*(set(curve) for curve in curves.values())))
+        means = [statistics.mean(curve[epoch] for curve in curves.values()) for epoch in epochs]
+        axes.plot(epochs, means, color=color, label=f"{name} ({len(curves)} seeds)", linewidth=2)
+
+
+def _mean(group: Group, key: str) -> str:
+    return f"{statistics.mean(100 * float(row[key]) for row in group.rows):.2f} %"
+
+
+if __name__ == "__main__":
+    main()

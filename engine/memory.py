@@ -1,0 +1,91 @@
+"""Whether a batch fits into memory, found out before training: on a CPU the system ends a program that takes too much.
+
+module, two images -> forward pass, with what autograd keeps counted -> bytes per image -> held against what is free
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_GIB = 2**30
+
+
+def check_memory(module: nn.Module, image_CHW: tuple[int, int, int], *, num_images: int, device: torch.device) -> None:
+    """Checks that the activations of a micro-batch can be held.
+
+    Args:
+        module: The network, on `device`; its state stays as it was.
+        image_CHW: Channels, height and width of its input.
+        num_images: Images of one rank in one micro-batch.
+        device: Where it computes.
+
+    Raises:
+        MemoryError: They need more than is free; the message gives the number of images that fit.
+    """
+    per_image = activation_bytes(module, image_CHW, device=device)
+    free = free_bytes(device)
+    needed = per_image * num_images
+    if free is None or needed <= free:
+        return
+    fitting = int(0.5 * free // per_image)
+    raise MemoryError(
+        f"{num_images:,} images at a time need at least {needed / _GIB:.1f} GiB ({per_image / 2**20:.2f} MiB each, for "
+        f"what the network keeps for its backward pass), and {free / _GIB:.1f} GiB are free on {device}; about "
+        f"{max(fitting, 1):,} at a time are safe"
+    )
+
+
+def activation_bytes(module: nn.Module, image_CHW: tuple[int, int, int], *, device: torch.device) -> float:
+    """Bytes that autograd keeps per image, parameters not counted; what is computed besides is not known here."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    modes = {name: part.training for name, part in module.named_modules()}
+    module.eval()  # so that no running statistic changes
+    dtype = next((parameter.dtype for parameter in module.parameters()), torch.float32)
+    images = torch.zeros(2, *image_CHW, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        output = module(images)  # held, so that nothing is freed and counted twice
+    for name, part in module.named_modules():
+        part.training = modes[name]
+    del output
+    return sum(kept.values()) / 2
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes of memory that can still be taken; None where that is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = [
+        _read_number(Path("/proc/meminfo"), after="MemAvailable:", unit=1024),
+        _free_of_group(Path("/sys/fs/cgroup")),
+    ]
+    known = [number for number in free if number is not None]
+    return min(known) if known else None
+
+
+def _free_of_group(group: Path) -> int | None:
+    """What a container's limit leaves, by control groups of version 2."""
+    limit = _read_number(group / "memory.max")
+    used = _read_number(group / "memory.current")
+    reclaimable = _read_number(group / "memory.stat", after="inactive_file ")
+    return None if limit is None or used is None else limit - used + (reclaimable or 0)
+
+
+def _read_number(path: Path, *, after: str = "", unit: int = 1) -> int | None:
+    try:
+        text = path.read_text()
+    except OSError:
+        return None
+    for line in text.splitlines():
+        words = line.removeprefix(after).split()
+        if line.startswith(after) and words and words[0].isdecimal():
+            return int(words[0]) * unit
+    return None

@@ -1,0 +1,70 @@
+"""What training is going to do, written down before it starts: the schedule, and images as the network sees them.
+
+phases -> trace_schedule -> learning rate and momentum over the epochs
+loader -> take_samples   -> its first batch, de-normalised; the loader stays where it was
+"""
+
+import numpy as np
+import torch
+
+from configs.schema import InputSpec
+from engine.fit import Phase
+from engine.record import RunFolder, Samples
+from pipelines.batch import Loader
+
+_NUM_POINTS = 1000  # of each phase
+_NUM_SAMPLES = 32
+
+
+def save_preview(phases: list[Phase], spec: InputSpec, *, folder: RunFolder) -> None:
+    """Writes schedule.json and samples.npz of the first phase's loader into the run folder.
+
+    Raises:
+        ValueError: An image cannot be read.
+    """
+    folder.save_schedule(trace_schedule(phases))
+    folder.save_samples(take_samples(phases[0].loader, spec))
+
+
+def trace_schedule(phases: list[Phase]) -> dict[str, list[float]]:
+    """Lists of one length: `epoch`, `lr`, and `momentum` where the schedule moves it. Plateau does not show in it."""
+    epochs: list[float] = []
+    lrs: list[float] = []
+    momenta: list[float] = []
+    before = 0
+    for phase in phases:
+        peak_lr = max(group["lr"] for group in phase.build_optimizer(torch.nn.Linear(1, 1)).param_groups)
+        for step in range(0, phase.num_steps, max(1, phase.num_steps // _NUM_POINTS)):
+            epochs.append(before + step / phase.loader.steps_per_epoch)
+            lrs.append(peak_lr * phase.lr_factor(step))
+            if phase.momentum_at is not None:
+                momenta.append(phase.momentum_at(step))
+        before += phase.epochs
+    schedule = {"epoch": epochs, "lr": lrs}
+    return schedule | {"momentum": momenta} if len(momenta) == len(epochs) else schedule
+
+
+def take_samples(loader: Loader, spec: InputSpec) -> Samples:
+    """Up to 32 images of the first batch, as uint8 on the scale of the stored images.
+
+    Raises:
+        ValueError: An image cannot be read.
+    """
+    position = loader.state_dict()
+    batches = iter(loader)
+    batch = next(batches)
+    batches.close()  # type: ignore[attr-defined]  # loaders are generators: what they hold is given back now
+    loader.load_state_dict(position)
+    loader.take_bad_samples()  # they are met again when training comes to them
+    assert spec.mean is not None, "complete_input leaves no field open"
+    assert spec.std is not None, "as above"
+    images_NHWC = batch.inputs[0][:_NUM_SAMPLES].detach().float().cpu().permute(0, 2, 3, 1)
+    pixels = (images_NHWC * torch.tensor(spec.std) + torch.tensor(spec.mean)) * 255
+    labels_N = batch.labels_N[:_NUM_SAMPLES].cpu().numpy()
+    mix = batch.mix
+    return Samples(
+        images_NHWC=pixels.round().clamp(0, 255).to(torch.uint8).numpy(),
+        labels_N=labels_N,
+        partner_labels_N=labels_N if mix is None else mix.partner_labels_N[:_NUM_SAMPLES].cpu().numpy(),
+        weight_N=np.ones(len(labels_N), np.float32) if mix is None else mix.weight_N[:_NUM_SAMPLES].cpu().numpy(),
+    )
