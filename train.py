@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 
-from report.page import write_page
 from torch import nn
 
 from configs.check import check_batch
@@ -29,13 +28,14 @@ from engine.checkpoint import load_weights, scored_checkpoint
 from engine.evaluation import Evaluation, evaluate, save_scores, summary_line
 from engine.fit import Job, count_epochs, fit
 from engine.memory import check_memory
-from engine.preview import save_preview
+from engine.opening import open_folder, save_preview
 from engine.progress import Progress
-from engine.record import RunFolder, describe_environment
+from engine.record import RunFolder
 from engine.runtime import Runtime, clear_errors, start_runtime
 from models.build import build_model, check_model, check_sizes
-from pipelines.build import Data, Loaders, Place, build_data, build_loaders, describe_data, fingerprint_splits
+from pipelines.build import Place, build_data, build_loaders, describe_data, fingerprint_splits
 from report.curves import draw_curves
+from report.page import write_page
 
 
 def main() -> None:
@@ -78,7 +78,15 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     check_memory(
         module, largest_input(config, data.spec), num_images=micro_batch_size(config, runtime), device=runtime.device
     )
-    start_folder(config, module, data, loaders, runtime=runtime, folder=folder, progress=progress)
+    open_folder(
+        config,
+        module,
+        description=describe_data(data, loaders),
+        about={"loader": loaders.backend.name, "input": config_to_dict(data.spec), "class_names": list(class_names)},
+        runtime=runtime,
+        folder=folder,
+        progress=progress,
+    )
     if runtime.is_main:
         save_preview(phases, data.spec, folder=folder)
     if config.dry_run:
@@ -115,41 +123,12 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
 def draw_report(folder: RunFolder, progress: Progress) -> str:
     """Draws curves.png and report.html; a fault there must not make a finished training fail."""
     try:
-        draw_curves(folder)
+        if folder.read_metrics():
+            draw_curves(folder)
         return str(write_page(folder))
     except Exception as error:
         progress.say(f"the report could not be drawn ({type(error).__name__}: {error})")
         return f"python -m report.page {folder.path}"
-
-
-def start_folder(
-    config: Config,
-    module: nn.Module,
-    data: Data,
-    loaders: Loaders,
-    *,
-    runtime: Runtime,
-    folder: RunFolder,
-    progress: Progress,
-) -> None:
-    """Says and records what is about to be trained, and on what."""
-    num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    progress.say(describe_data(data, loaders))
-    progress.say(f"model: {config.model.name}, {num_parameters:,} parameters")
-    progress.say(f"machine: {runtime.describe()}")
-    if runtime.is_main:
-        environment = describe_environment(
-            {
-                "machine": runtime.describe(),
-                "world_size": runtime.world_size,
-                "loader": loaders.backend.name,
-                "input": config_to_dict(data.spec),
-                "class_names": list(data.train.class_names),
-                "num_parameters": num_parameters,
-            }
-        )
-        folder.save_start(config_to_dict(config), environment)
-    runtime.wait_for_all()
 
 
 def describe_result(result: dict[str, float | int]) -> str:

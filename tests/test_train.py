@@ -67,6 +67,17 @@ def test_a_run_on_a_folder_leaves_every_file(folder_recipe, tmp_path):
     assert {"test/top1_frac", "test/loss", "test/top1_frac/dark", "test/top1_frac/light"} <= result.keys()
     with Image.open(out / "curves.png") as curves:
         assert curves.width > 500
+    assert "test" in (out / "report.html").read_text()
+    folder = RunFolder(out)
+    assert folder.read_environment()["class_names"] == ["dark", "light"]
+    assert {split: counts.sum() for split, counts in folder.read_confusions().items()} == {"val": 12, "test": 13}
+    assert folder.read_confusions()["test"].trace() == round(13 * result["test/top1_frac"])
+    samples, schedule = folder.read_samples(), folder.read_schedule()
+    assert samples.images_NHWC.shape == (12, 16, 16, 3)
+    assert samples.images_NHWC[samples.labels_N == 0].mean() < 128 < samples.images_NHWC[samples.labels_N == 1].mean()
+    assert schedule["epoch"] == [0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3]
+    lr_of_step = {row["step"]: row["lr"] for row in read_rows(out)}
+    assert schedule["lr"][3] == pytest.approx(lr_of_step[4]), "the rate that was planned is the one that was used"
     rows = read_rows(out)
     logged = {"step", "epoch", "train/loss", "train/top1_frac", "lr", "train/images_per_s", "train/data_wait_frac"}
     assert [row["step"] for row in rows if row.keys() == logged] == [4]
@@ -81,6 +92,33 @@ def test_a_run_on_a_folder_leaves_every_file(folder_recipe, tmp_path):
     assert [event.step for event in events.Scalars("val/top1_frac")] == [3, 6]
     for part in ("36 train, 12 val, 13 test; 2 classes", "0 images left out", "resident", "test: top-1", str(out)):
         assert part in output
+
+
+def test_a_dry_run_draws_and_trains_nothing_and_stands_in_no_runs_way(small_recipe, tmp_path):
+    out = tmp_path / "run"
+    command = ("train.py", "--config", str(small_recipe()), "--run.out", str(out))
+    output = succeed(*command, "--dry-run")
+    assert "dry run: nothing was trained" in output
+    assert "epoch  " not in output
+    assert [path.name for path in out.iterdir()] == ["dry_run"]
+    left = {path.name for path in (out / "dry_run").iterdir()}
+    assert {"report.html", "schedule.json", "samples.npz", "config.yaml", "environment.json"} <= left
+    assert not left & {"checkpoints", "metrics.jsonl", "result.json", "tensorboard"}
+    schedule = RunFolder(out / "dry_run").read_schedule()
+    succeed(*command, "--resume", "never", "--optim.name", "rmsprop", "--optim.lr", "0.01", "--run.trackers", "[]")
+    assert not (out / "tensorboard").exists()
+    assert RunFolder(out).read_schedule() != schedule
+    again = succeed(*command, "--dry-run", "--schedule.name", "one_cycle", "--schedule.warmup_epochs", "0")
+    assert "dry run: nothing was trained" in again, "another configuration, beside a finished run"
+
+
+def test_early_stopping_ends_a_run_and_its_result_says_when(small_recipe, tmp_path):
+    recipe = small_recipe(train={"epochs": 40, "early_stop_epochs": 2}, optim={"lr": 0.5})
+    output = succeed("train.py", "--config", str(recipe), "--run.out", str(tmp_path / "run"))
+    epochs = len(epoch_rows(tmp_path / "run"))
+    assert epochs < 40
+    assert f"stopped early after {epochs} epochs: no better score on val for 2 of them" in output
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["epoch"] == epochs
 
 
 def test_a_finished_run_says_so_and_changes_nothing(small_recipe, tmp_path):
@@ -255,6 +293,21 @@ def test_a_batch_that_does_not_divide_offers_its_neighbours(small_recipe):
 def test_a_batch_larger_than_the_data_offers_the_largest(small_recipe):
     message = fail("train.py", "--config", str(small_recipe()), "--train.global_batch_size", "2000")
     assert "more than the 1293 training images; use at most 1293" in message
+
+
+def test_a_batch_too_large_for_memory_is_refused_with_one_that_fits(small_recipe):
+    large = ("--input.size_px", "2048", "--loader.backend", "reference", "--augment.crop", "none")
+    message = fail(
+        "train.py", "--config", str(small_recipe(augment={"pad_px": 4})), "--train.global_batch_size", "1290", *large
+    )
+    assert "out of memory (lower train.global_batch_size or input.size_px, or raise train.accumulation)" in message
+    assert re.search(r"1,290 images at a time need at least [\d.]+ GiB .* about \d+ at a time are safe", message)
+
+
+@pytest.mark.parametrize("options", [("--train.early_stop_epochs", "2"), ("--schedule.name", "plateau")])
+def test_what_goes_by_val_is_refused_where_there_is_none(small_recipe, options):
+    recipe = small_recipe(data={"val_frac": 0}, run={"select": "last"}, schedule={"name": "constant"})
+    assert "there is no val" in fail("train.py", "--config", str(recipe), *options)
 
 
 def test_images_of_several_sizes_need_a_size(folder_recipe, make_folder):

@@ -1,19 +1,58 @@
-"""What training is going to do, written down before it starts: the schedule, and images as the network sees them.
+"""What is said and written down before training starts: the run, the schedule, and images as the network sees them.
 
-phases -> trace_schedule -> learning rate and momentum over the epochs
-loader -> take_samples   -> its first batch, de-normalised; the loader stays where it was
+config, module, data -> open_folder    -> lines on the screen; config.yaml, environment.json
+phases               -> trace_schedule -> learning rate and momentum over the epochs
+loader               -> take_samples   -> its first batch, de-normalised; the loader stays where it was
 """
+
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from configs.schema import InputSpec
+from configs.load import config_to_dict
+from configs.schema import Config, InputSpec
 from engine.fit import Phase
-from engine.record import RunFolder, Samples
+from engine.progress import Progress
+from engine.record import RunFolder, Samples, describe_environment
+from engine.runtime import Runtime
 from pipelines.batch import Loader
 
 _NUM_POINTS = 1000  # of each phase
 _NUM_SAMPLES = 32
+
+
+def open_folder(
+    config: Config,
+    module: nn.Module,
+    *,
+    description: str,
+    about: dict[str, Any],
+    runtime: Runtime,
+    folder: RunFolder,
+    progress: Progress,
+) -> None:
+    """Says and records what is about to be trained, and on what.
+
+    Args:
+        config: The run's.
+        module: The network; its parameters are counted.
+        description: Lines about the data.
+        about: What environment.json shall say beside versions, machine and command: loader, input, class_names.
+        runtime: Where it runs.
+        folder: Where it is written.
+        progress: Where it is said.
+    """
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    progress.say(description)
+    progress.say(f"model: {config.model.name}, {num_parameters:,} parameters")
+    progress.say(f"machine: {runtime.describe()}")
+    if runtime.is_main:
+        machine = {"machine": runtime.describe(), "world_size": runtime.world_size}
+        environment = describe_environment({**machine, "num_parameters": num_parameters, **about})
+        folder.save_start(config_to_dict(config), environment)
+    runtime.wait_for_all()
 
 
 def save_preview(phases: list[Phase], spec: InputSpec, *, folder: RunFolder) -> None:

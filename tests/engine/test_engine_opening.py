@@ -8,7 +8,7 @@ import torch
 
 from configs.schema import InputSpec
 from engine.fit import Phase
-from engine.preview import save_preview, take_samples, trace_schedule
+from engine.opening import save_preview, take_samples, trace_schedule
 from engine.record import RunFolder
 from engine.schedules import cycle_momentum, one_cycle, step_decay
 from pipelines.batch import Mix
