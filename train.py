@@ -82,7 +82,12 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         config,
         module,
         description=describe_data(data, loaders),
-        about={"loader": loaders.backend.name, "input": config_to_dict(data.spec), "class_names": list(class_names)},
+        about={
+            "loader": loaders.backend.name,
+            "input": config_to_dict(data.spec),
+            "class_names": list(class_names),
+            "fingerprints": fingerprint_splits(data),
+        },
         runtime=runtime,
         folder=folder,
         progress=progress,

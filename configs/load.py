@@ -104,7 +104,7 @@ def differing_keys(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
 
     A field that `old` lacks, because it was written before there was one, had its default.
     """
-    defaults = _defaults()
+    defaults = config_defaults()
     keys = config_keys(may_change=False)
     pairs = ((key, _lookup(old, key, default=defaults.get(key)), _lookup(new, key)) for key in keys)
     return [f"{key}: {before} -> {after}" for key, before, after in pairs if before != after]
@@ -116,7 +116,7 @@ def default_run_folder(config: Config) -> str:
     Fields at their default stay out of the hash, so that a later version, with more fields, finds it too.
     """
     plain = config_to_dict(config)
-    defaults = _defaults()
+    defaults = config_defaults()
     values = {key: _lookup(plain, key) for key in config_keys(may_change=False)}
     values = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
     values["data.root"] = config.data.root and str(Path(config.data.root).resolve())  # other images, another run
@@ -164,12 +164,12 @@ def _check_sections(parsed: Namespace) -> None:
             raise ValueError(f"{field.name}={value} is a section, not a value; set its fields ({fields}) or drop it.")
 
 
-def _defaults(schema: type = Config, *, prefix: str = "") -> dict[str, Any]:
+def config_defaults(schema: type = Config, *, prefix: str = "") -> dict[str, Any]:
     """The defaults of all fields that have one, as plain values: dotted name -> default."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(schema):
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            found |= _defaults(field.type, prefix=f"{prefix}{field.name}.")
+            found |= config_defaults(field.type, prefix=f"{prefix}{field.name}.")
         elif field.default is not dataclasses.MISSING:
             found[prefix + field.name] = json.loads(json.dumps(field.default))
         elif field.default_factory is not dataclasses.MISSING:

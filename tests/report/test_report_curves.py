@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from engine.record import RunFolder
-from report.curves import draw_curves
+from report.curves import PANELS, draw_curves, draw_panel
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +47,23 @@ def test_a_run_without_metrics_gives_empty_axes(tmp_path):
     assert BLUE not in colours(draw_curves(RunFolder(tmp_path)))
 
 
+def test_a_panel_alone_has_the_numbers_of_the_rows(tmp_path):
+    folder = RunFolder(tmp_path)
+    write_rows(folder)
+    rows = folder.read_metrics()
+    lines = {line.get_label(): line for line in draw_panel(rows, panel="top-1 accuracy (%)").axes[0].get_lines()}
+    np.testing.assert_allclose(lines["train"].get_xydata(), [[1, 50], [2, 50], [3, 50]])
+    np.testing.assert_allclose(lines["val"].get_xydata(), [[1, 40], [2, 40], [3, 40]])
+    drawn = [panel for panel in PANELS if draw_panel(rows, panel=panel) is not None]
+    assert drawn == ["loss", "top-1 accuracy (%)", "learning rate"]
+
+
+def test_a_folder_with_dollars_in_its_name_is_drawn(tmp_path):
+    folder = RunFolder(tmp_path / "$x^{$ 猫")
+    folder.path.mkdir()
+    assert BLUE not in colours(draw_curves(folder))
+
+
 def test_reports_are_drawn_without_torch():
-    program = "import sys, report.curves; sys.exit('torch' in sys.modules)"
+    program = "import sys, report.page, report.compare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,51 @@
+"""The numbers of a run and the line that says them."""
+
+import pytest
+from run_folders import epoch_row
+from scipy import stats
+
+from report.summary import summarise, verdict
+
+CONFIG = {"train": {"epochs": 6}, "run": {"select": "best"}}
+RESULT = {"val/top1_frac": 0.8, "val/num_samples": 50, "test/top1_frac": 355 / 360, "test/num_samples": 360}
+ROWS = [epoch_row(epoch) for epoch in range(1, 7)]
+
+
+def summary_of(rows=ROWS, *, config=CONFIG, result=RESULT, environment=None):
+    return summarise(rows, config=config, result=result, environment=environment or {})
+
+
+def test_the_verdict_says_scores_intervals_epochs_time_and_size():
+    expected = stats.binomtest(355, 360).proportion_ci(method="wilson")
+    assert verdict(summary_of(environment={"num_parameters": 12345})) == (
+        f"test top-1 98.61 % (355 of 360; 95 % interval {100 * expected.low:.2f} to {100 * expected.high:.2f}); "
+        "val top-1 80.00 % (40 of 50; 95 % interval 66.96 to 88.76); 6 epochs in 3.0 minutes; best epoch on val: 6; "
+        "12,345 parameters"
+    )
+
+
+def test_a_run_that_is_not_finished_says_so():
+    line = verdict(summary_of(ROWS[:2], result=None))
+    assert line.startswith("not finished: val top-1 60.00 % (3,000 of 5,000; ")
+    assert "; 2 of 6 epochs in 1.0 minutes" in line
+    assert verdict(summary_of([], result=None)) == "nothing is trained yet"
+
+
+def test_a_run_without_val_and_test_has_no_scores():
+    rows = [epoch_row(1, **{"val/loss": None, "val/top1_frac": None, "val/num_samples": None})]
+    line = verdict(summary_of(rows, config={"train": {"epochs": 1}}, result={"step": 1}))
+    assert line == "no val and no test to score; 1 epochs in 30 s"
+
+
+def test_the_best_epoch_has_the_highest_accuracy_and_of_equals_the_lowest_loss():
+    scores = [(0.5, 0.1), (0.9, 0.4), (0.9, 0.3), (0.9, 0.35)]
+    rows = [epoch_row(n, **{"val/top1_frac": top1, "val/loss": loss}) for n, (top1, loss) in enumerate(scores, start=1)]
+    assert summary_of(rows).best_epoch == 3
+
+
+def test_waiting_is_weighed_by_time_and_leaves_out_the_first_epoch():
+    waits = [(10.0, 0.9), (10.0, 0.1), (30.0, 0.5)]
+    rows = [epoch_row(n, **{"train/epoch_s": s, "train/data_wait_frac": w}) for n, (s, w) in enumerate(waits, start=1)]
+    assert summary_of(rows).wait_frac == pytest.approx((10 * 0.1 + 30 * 0.5) / 40)
+    assert summary_of(rows[:1]).wait_frac == pytest.approx(0.9)
+    assert summary_of([]).wait_frac is None
