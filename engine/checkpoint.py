@@ -157,7 +157,8 @@ def load_weights(module: nn.Module, checkpoint: Path) -> None:
             + "\n"
             "Give the model.name and model.args that it was trained with (its model.json says them)."
         )
-    module.load_state_dict(loaded)
+    wanted.update(loaded)  # and not `loaded` itself, which lacks the versions that some modules ask for (MNASNet)
+    module.load_state_dict(wanted)
 
 
 def load_training_state(checkpoint: Path) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """What a mistyped network or argument is answered with."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import models
 from configs.schema import InputSpec, ModelConfig
 from models.build import build_model, check_model
 
@@ -24,13 +28,50 @@ def refused(wanted: str, name: str = "simple_cnn", **args: Any) -> None:
         build_model(model, num_classes=2, spec=InputSpec(size_px=32, channels=3), seed=0)
 
 
-@pytest.mark.parametrize("name", ["simple_cn", "SimpleCNN", "simplecnn", "simple-cnn"])
-def test_an_unknown_network_is_refused_with_the_nearest_one(name: str) -> None:
-    refused(f"unknown model {name!r}; nearest: simple_cnn; valid: simple_cnn", name)
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("simple_cn", ["simple_cnn"]),
+        ("simpel_cnn", ["simple_cnn"]),
+        ("SimpleCNN", ["simple_cnn"]),
+        ("simple-cnn", ["simple_cnn"]),
+        ("ResNet", ["resnet"]),
+        ("resnet8", ["torchvision/resnet18", "resnet"]),
+        ("resnet18", ["torchvision/resnet18", "timm/resnet18"]),
+        ("TIMM/resnet18", ["torchvision/resnet18", "timm/resnet18"]),
+        ("torchvision/resnt18", ["torchvision/resnet18"]),
+        ("torchvision/convnextv2_tiny", ["timm/convnextv2_tiny", "torchvision/convnext_tiny"]),
+        ("timm/convnext_tny", ["timm/convnext_tiny"]),
+        ("timm/resnet18.a1_in1k", ["timm/resnet18"]),
+        ("torchvision/resnet", ["resnet"]),
+    ],
+)
+def test_an_unknown_network_is_refused_with_the_nearest_ones_of_every_kind(name: str, wanted: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"^unknown model {name!r}; nearest: ") as caught:
+        check(name)
+    nearest = str(caught.value).split("; ")[1].removeprefix("nearest: ").split(", ")
+    assert nearest[: len(wanted)] == wanted
+    assert len(nearest) <= 5
 
 
-def test_a_network_unlike_any_is_refused_with_all_there_are() -> None:
-    refused("unknown model 'xyz'; valid: simple_cnn", "xyz")
+def test_a_network_unlike_any_is_refused_with_our_own_and_where_the_others_are_listed() -> None:
+    refused(
+        "unknown model 'xyz'; our own: mlp, simple_cnn, alexnet, vgg, resnet; `python -m models.list` lists and "
+        "searches torchvision's and timm's.",
+        "xyz",
+    )
+
+
+def test_timm_is_imported_only_where_one_of_its_names_is_used() -> None:
+    program = """
+import sys
+from configs.schema import InputSpec, ModelConfig
+from models.build import build_model
+for name in ("simple_cnn", "torchvision/shufflenet_v2_x0_5"):
+    build_model(ModelConfig(name=name), num_classes=2, spec=InputSpec(size_px=32, channels=3), seed=0)
+sys.exit("timm" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(models.__file__).parent.parent).returncode == 0
 
 
 def test_an_unknown_argument_is_refused_with_the_nearest_one_and_all_there_are() -> None:
@@ -51,7 +92,8 @@ def test_an_argument_that_follows_from_the_data_is_refused(name: str) -> None:
         ("width", "wide", "width='wide' is of type str; wanted: int."),
         ("width", 32.0, "width=32.0 is of type float; wanted: int."),
         ("width", True, "width=True is of type bool; wanted: int."),
-        ("hidden", [256], "hidden=[256] is of type list; wanted: int."),
+        ("hidden", [256], "hidden=[256] is of type list of int; wanted: int."),
+        ("hidden", [], "hidden=[] is of type list; wanted: int."),
         ("dropout", "half", "dropout='half' is of type str; wanted: float or int."),
         ("dropout", False, "dropout=False is of type bool; wanted: float or int."),
         ("dropout", None, "dropout=None is of type NoneType; wanted: float or int."),
@@ -63,6 +105,49 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_type_that_is_wanted(name:
 
 def test_an_integer_will_do_for_a_float() -> None:
     check(dropout=0)
+
+
+LIST = "wanted: a list of int."
+LIST_OR_NULL = "wanted: a list of int or null."
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value", "wanted"),
+    [
+        ("mlp", "hidden", 256, f"hidden=256 is of type int; {LIST}"),
+        ("mlp", "hidden", "512,256", f"hidden='512,256' is of type str; {LIST}"),
+        ("mlp", "hidden", [512, "256"], f"hidden=[512, '256'] is of type list of int and str; {LIST}"),
+        ("mlp", "hidden", [True], f"hidden=[True] is of type list of bool; {LIST}"),
+        ("mlp", "hidden", [1.5], f"hidden=[1.5] is of type list of float; {LIST}"),
+        ("mlp", "hidden", None, f"hidden=None is of type NoneType; {LIST}"),
+        ("resnet", "blocks", 2, f"blocks=2 is of type int; {LIST_OR_NULL}"),
+        ("resnet", "depth", 19, "depth=19 is not a choice; nearest: 18, 110; valid: 18, 34, 50, 20, 32, 44, 56, 110"),
+        (
+            "resnet",
+            "depth",
+            "18",
+            "depth='18' is not a choice; nearest: 18, 110; valid: 18, 34, 50, 20, 32, 44, 56, 110",
+        ),
+    ],
+)
+def test_a_list_of_numbers_is_asked_for_where_one_is_wanted(model: str, name: str, value: Any, wanted: str) -> None:
+    refused(f"{model}: {wanted}", model, **{name: value})
+
+
+def test_a_list_may_be_empty_a_tuple_or_null_where_the_network_says_so() -> None:
+    check("mlp", hidden=[])
+    check("mlp", hidden=(3, 4))
+    check("resnet", blocks=None, widths=None)
+    check("resnet", blocks=[1, 1], widths=[8, 16])
+
+
+@pytest.mark.parametrize("name", ["simple_cnn", "mlp", "alexnet", "vgg", "resnet"])
+def test_our_own_networks_have_no_stem_to_make_small(name: str) -> None:
+    wanted = (
+        rf"^model\.stem=small is for networks of torchvision and timm; {name} is made for its images by its own arg"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        check_model(ModelConfig(name=name, stem="small"))
 
 
 @pytest.mark.parametrize(

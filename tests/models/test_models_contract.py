@@ -4,7 +4,7 @@ import inspect
 import itertools
 import pkgutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -18,6 +18,15 @@ from configs.schema import InputSpec, ModelConfig
 from models.build import _GIVEN_BY_DATA, MODELS, build_model, check_model
 
 SIZES = [8, 28, 32, 64, 96]
+# arguments that make a network small enough to be run often, and what is drawn in training off
+SMALL: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [32, 16]},
+    "simple_cnn": {},
+    "alexnet": {"width": 0.25, "hidden": 64, "dropout": 0.0},
+    "vgg": {"width": 0.125},
+    "resnet": {"width": 0.125},
+}
+NOT_NETWORKS = {"arguments", "build", "imported", "list", "names", "stem", "timm_zoo", "torchvision_zoo", "trial"}
 RECIPES = sorted(Path(configs.__file__).parent.rglob("*.yaml"))
 
 
@@ -37,9 +46,10 @@ def own_arguments(name: str) -> dict[str, inspect.Parameter]:
 
 
 def test_the_contract_runs_over_every_network_there_is() -> None:
-    files = {module.name for module in pkgutil.iter_modules(models.__path__)} - {"build"}
-    assert files == {"simple_cnn"}
-    assert list(MODELS) == ["simple_cnn"]
+    files = {module.name for module in pkgutil.iter_modules(models.__path__)}
+    assert len(files) == 14
+    assert files - NOT_NETWORKS == set(MODELS) == set(SMALL)
+    assert list(MODELS) == ["mlp", "simple_cnn", "alexnet", "vgg", "resnet"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -47,7 +57,7 @@ def test_the_contract_runs_over_every_network_there_is() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_images_of_any_size_and_channels_become_finite_logits_per_class(name: str, size_px: int, channels: int) -> None:
     for num_classes in (2, 10):
-        module = build(name, size_px=size_px, channels=channels, num_classes=num_classes)
+        module = build(name, size_px=size_px, channels=channels, num_classes=num_classes, **SMALL[name])
         logits = module(draw_images(3, channels, size_px, size_px))
         assert logits.shape == (3, num_classes)
         assert logits.isfinite().all()
@@ -56,7 +66,7 @@ def test_images_of_any_size_and_channels_become_finite_logits_per_class(name: st
 @pytest.mark.parametrize("size_px", SIZES)
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_reach_every_parameter(name: str, size_px: int) -> None:
-    module = build(name, size_px=size_px)
+    module = build(name, size_px=size_px, **SMALL[name])
     F.cross_entropy(module(draw_images(8, 3, size_px, size_px)), torch.arange(8)).backward()
     without = [
         key for key, parameter in module.named_parameters() if parameter.grad is None or not parameter.grad.any()
@@ -67,11 +77,11 @@ def test_gradients_reach_every_parameter(name: str, size_px: int) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(name: str) -> None:
-    first, again, other = (build(name, seed=seed).state_dict() for seed in (1, 1, 2))
+    first, again, other = (build(name, seed=seed, **SMALL[name]).state_dict() for seed in (1, 1, 2))
     assert list(first) == list(again) == list(other)
     assert all(torch.equal(first[key], again[key]) for key in first)
     drawn = [key for key in first if first[key].ndim > 1]
-    assert len(drawn) > 1
+    assert len(drawn) > 2
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
 
 
@@ -79,10 +89,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(name: str) 
 def test_building_leaves_the_global_random_numbers_alone_and_does_not_depend_on_them(name: str) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = build(name, seed=1).state_dict()
+    first = build(name, seed=1, **SMALL[name]).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    second = build(name, seed=1).state_dict()
+    second = build(name, seed=1, **SMALL[name]).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -114,7 +124,7 @@ def test_channels_last_changes_nothing_but_speed(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_small_network_of_its_kind_learns_four_images_by_heart(name: str) -> None:
-    module = build(name, size_px=16, num_classes=4)
+    module = build(name, size_px=16, num_classes=4, **SMALL[name])
     images, labels = draw_images(4, 3, 16, 16), torch.arange(4)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     for _ in range(60):
@@ -139,7 +149,8 @@ def test_every_argument_is_documented_and_checked(name: str) -> None:
     for key, parameter in own_arguments(name).items():
         assert f"\n        {key}: " in documentation
         check_model(ModelConfig(name=name, args={key: parameter.default}))
-        for wrong in ([1], {"a": 1}, None):
+        takes_none = type(None) in get_args(parameter.annotation)
+        for wrong in ([{}], {"a": 1}, *([] if takes_none else [None])):
             with pytest.raises(ValueError, match=f"{name}: {key}="):
                 check_model(ModelConfig(name=name, args={key: wrong}))
 
@@ -147,11 +158,14 @@ def test_every_argument_is_documented_and_checked(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_combination_of_choices_can_be_built_and_trained(name: str) -> None:
     choices = {
-        key: get_args(one.annotation) for key, one in own_arguments(name).items() if isinstance(one.default, str)
+        key: get_args(one.annotation)
+        for key, one in own_arguments(name).items()
+        if get_origin(one.annotation) is Literal
     }
     assert choices
     for values in itertools.product(*choices.values()):
-        module = build(name, size_px=8, num_classes=3, **dict(zip(choices, values, strict=True)))
+        chosen = dict(zip(choices, values, strict=True))
+        module = build(name, size_px=8, num_classes=3, **SMALL[name] | chosen)
         F.cross_entropy(module(draw_images(4, 3, 8, 8)), torch.tensor([0, 1, 2, 0])).backward()
         gradients = [parameter.grad for parameter in module.parameters()]
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients), values

@@ -1,5 +1,6 @@
 """The same samples, crops, flips, mixes and pixels: any executor, any number of threads and ranks, after any stop."""
 
+import dataclasses
 import gc
 import hashlib
 import itertools
@@ -14,6 +15,7 @@ import torch
 from executor_builders import DALI_IS_EXPECTED
 from PIL import Image
 
+from configs.load import replace_section
 from configs.schema import (
     AugmentConfig,
     Config,
@@ -281,3 +283,58 @@ def test_the_state_of_another_seed_data_set_or_plan_is_refused_with_the_reason(
             loader.load_state_dict(state)
     with pytest.raises(ValueError, match="this version of the program draws samples and crops differently"):
         loader.load_state_dict({**loader.state_dict(), "plan_version": 0})
+
+
+# --- other kinds of data sets, and samples that are met several times an epoch
+
+KINDS = ("manifest", "weighted", "balanced", "own_held", "own_on_demand")
+FEW_WORLD_SIZES = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def table(divisible: str) -> str:
+    """The files of `divisible` in another order, with labels and weights of their own."""
+    names = sorted(path.relative_to(divisible).as_posix() for path in Path(divisible).rglob("*.jpg"))
+    random.Random(0).shuffle(names)
+    rows = [f"{name},{'xyz'[min(number % 7, 2)]},{number % 5}" for number, name in enumerate(names)]
+    path = Path(divisible) / "table.csv"
+    path.write_text("\n".join(["path,label,weight", *rows]) + "\n")
+    return str(path)
+
+
+def config_of(kind: str, table: str, *, backend: str) -> Config:
+    config = make_config(table, backend=backend)
+    if kind.startswith("own"):
+        data = DataConfig(dataset="own_sets:Plain", args={"count": 3 * GLOBAL_BATCH}, val_frac=0.0)
+        max_gib = 1.0 if kind == "own_held" else 0.0
+        config = replace_section(config, "loader", resident_max_gib=max_gib)
+    else:
+        sampling = kind if kind in ("weighted", "balanced") else "shuffled"
+        data = DataConfig(dataset="manifest", root=table, val_frac=0.0, sampling=sampling, class_weights={"x": 1.5})
+    config = dataclasses.replace(config, data=data)
+    return replace_section(config, "augment", repeats=2) if kind == "weighted" else config
+
+
+def test_every_kind_of_data_set_is_tried() -> None:
+    assert len(KINDS) * len(BACKENDS) * len(FEW_WORLD_SIZES) == (105 if DALI_IS_EXPECTED else 90)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_of_data_sets_are_as_exact(kind: str, table: str) -> None:
+    data = build_data(config_of(kind, table, backend="workers_0"), show_progress=False)
+    assert type(data.train).__name__ == {"own_held": "ArraySource", "own_on_demand": "OwnSource"}.get(
+        kind, "FolderSource"
+    )
+    wanted: list[Step] | None = None
+    for backend, world_size in itertools.product(BACKENDS, FEW_WORLD_SIZES):
+        gc.collect()  # see above: of DALI's pipelines
+        config = config_of(kind, table, backend=backend)
+        ranks = Ranks(config, data, world_size)
+        steps = list(ranks.steps())
+        wanted = wanted or steps
+        assert steps == wanted, (backend, world_size)
+        ranks.go_to({**ranks.loaders[0].state_dict(), "epoch": 0, "samples_consumed": 2 * GLOBAL_BATCH})
+        assert list(ranks.steps()) == wanted[2:], (backend, world_size)
+    assert wanted is not None
+    counts = np.bincount(list(itertools.chain(*(step.ids for step in wanted))), minlength=3 * GLOBAL_BATCH)
+    assert (counts == 1).all() == kind.startswith("own")

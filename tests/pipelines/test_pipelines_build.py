@@ -13,6 +13,7 @@ from PIL import Image
 from configs.load import replace_section
 from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
 from pipelines import build
+from pipelines import build_data as build_data_module
 from pipelines.build import (
     Data,
     Loaders,
@@ -628,12 +629,12 @@ def test_a_class_in_which_nothing_can_be_read_is_refused_at_the_start(write_fold
 def test_every_image_is_decoded_once_where_it_is_asked_for_and_for_dali(
     write_folder: WriteFolder, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], wanted: bool
 ) -> None:
-    inner, seen = build.scan_folder, []
+    inner, seen = build_data_module.scan_folder, []
 
     def watching(root: str, **options: Any) -> Any:
         seen.append(options["verify"])
         return inner(root, **options)
 
-    monkeypatch.setattr(build, "scan_folder", watching)
+    monkeypatch.setattr(build_data_module, "scan_folder", watching)
     data_of(make_config(write_folder({"train": TWO}), **asked))
     assert seen == [wanted]

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from pipelines.counter import Stream, random_bits
-from pipelines.order import EvaluationOrder, Share, TrainingOrder, epoch_permutation
+from pipelines.order import EvaluationOrder, Share, TrainingOrder, Weighting, epoch_permutation
+from pipelines.sampling import draw_sequence, expectations
 
 WORLD_SIZES = [1, 2, 3, 7, 8]
 
@@ -166,6 +167,54 @@ def test_no_pair_holds_the_same_sample_twice_where_the_different_ones_are_even_i
 def test_repeats_that_do_not_divide_the_batch_are_refused_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"global_batch_size=24 is not divisible by num_repeats=5; use 20\."):
         repeated(5)
+
+
+# --- weights
+
+LABELS = np.repeat([0, 1, 2], [70, 25, 5])
+WEIGHTING = Weighting(LABELS, 1 / np.bincount(LABELS)[LABELS])
+
+
+def weighted(*, rank: int = 0, world_size: int = 1, **options: int) -> TrainingOrder:
+    return TrainingOrder(
+        100, global_batch_size=24, seed=3, rank=rank, world_size=world_size, weighting=WEIGHTING, **options
+    )
+
+
+def test_a_weighted_epoch_takes_the_draws_in_order_with_their_copies() -> None:
+    order = weighted()
+    assert (order.steps_per_epoch, order.num_left_out) == (4, 4)
+    for epoch in (0, 1):
+        wanted = draw_sequence(LABELS, expectations(WEIGHTING.weights_N), seed=3, epoch=epoch)
+        shares = [order.share(step, epoch=epoch) for step in range(4)]
+        assert np.concatenate([share.ids_N for share in shares]).tolist() == wanted.ids_N[:96].tolist()
+        assert wanted.copies_N is not None
+        assert np.concatenate([share.copies_N for share in shares]).tolist() == wanted.copies_N[:96].tolist()
+        assert np.concatenate([share.positions_N for share in shares]).tolist() == list(range(96))
+
+
+@pytest.mark.parametrize("num_repeats", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_ranks_share_weighted_draws_as_one_process_has_them(world_size: int, num_repeats: int) -> None:
+    alone = weighted(num_repeats=num_repeats)
+    for epoch, step in ((0, 0), (0, 3), (2, 1)):  # in any order: a resumed run begins anywhere
+        shares = [
+            weighted(rank=rank, world_size=world_size, num_repeats=num_repeats).share(step, epoch=epoch)
+            for rank in range(world_size)
+        ]
+        wanted = alone.share(step, epoch=epoch)
+        for name in ("ids_N", "copies_N", "positions_N"):
+            together = np.concatenate([getattr(share, name) for share in shares])
+            assert together.tolist() == getattr(wanted, name).tolist()
+
+
+@pytest.mark.parametrize("num_repeats", [1, 2, 4])
+def test_no_copy_of_a_sample_comes_twice_in_a_weighted_epoch(num_repeats: int) -> None:
+    order = weighted(num_repeats=num_repeats)
+    shares = [order.share(step, epoch=0) for step in range(4)]
+    met = [pair for share in shares for pair in zip(share.ids_N.tolist(), share.copies_N.tolist(), strict=True)]
+    assert len(set(met)) == len(met) == 96
+    assert max(copy for _, copy in met) >= num_repeats
 
 
 # --- whole pairs

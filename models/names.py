@@ -1,0 +1,33 @@
+"""The names of all networks, and the ones most like a name that is none of them.
+
+our own: resnet    torchvision's: torchvision/resnet18    timm's: timm/resnet18
+"""
+
+import difflib
+from collections.abc import Sequence
+
+from models.timm_zoo import list_timm
+from models.torchvision_zoo import list_torchvision
+
+_NUM_OFFERED = 5
+
+
+def list_names(own: Sequence[str]) -> list[str]:
+    """All names: our own, as given, then torchvision's, then timm's (which imports it, a second)."""
+    return [*own, *list_torchvision(), *list_timm()]
+
+
+def nearest_names(name: str, names: Sequence[str]) -> list[str]:
+    """The names most like `name`, best first; those that are the same behind the / count as most alike.
+
+    Args:
+        name: A name that is not among them.
+        names: Those there are.
+    """
+    word = name.rpartition("/")[2].lower()
+    same = [one for one in names if one.rpartition("/")[2] == word]
+    zoo = name[: -len(word)] if "/" in name else ""
+    in_zoo = [one for one in names if zoo and one.startswith(zoo)]
+    words = {one.rpartition("/")[2]: one for one in reversed(in_zoo or names)}  # our own before the zoos'
+    close = difflib.get_close_matches(word, words, n=_NUM_OFFERED, cutoff=0.6)
+    return list(dict.fromkeys([*same, *(words[one] for one in close)]))[:_NUM_OFFERED]

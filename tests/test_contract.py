@@ -1,0 +1,82 @@
+"""Every network and every recipe goes through the programs: train.py, then evaluate.py, which finds the same score."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import evaluate
+import pytest
+import train
+import yaml
+from models.test_models_zoos import CASES, OWN, TIMM, TORCHVISION
+
+import configs
+from models.build import MODELS
+
+RECIPES = sorted(Path(configs.__file__).parent.rglob("*.yaml"))
+TWO_CLASSES = {"train": {"dark": 8, "light": 8}, "test": {"dark": 5, "light": 4}}
+TEN_CLASSES = {"train": {f"class {k}": 8 for k in range(10)}, "test": {f"class {k}": 2 for k in range(10)}}
+
+
+@pytest.fixture
+def run_both(monkeypatch, capsys, tmp_path):
+    """train.py and then evaluate.py, within this process; asserts that they agree, and gives the result."""
+    out = tmp_path / "run"
+
+    def run(*options):
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+        monkeypatch.setattr(sys, "argv", ["train.py", *options, "--run.out", str(out), "--run.trackers", "[]"])
+        train.main()
+        result = json.loads((out / "result.json").read_text())
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--run", str(out)])
+        evaluate.main()
+        printed = dict(re.findall(r"^(test/\S+|test/top1_frac/class \d) (\S+)$", capsys.readouterr().out, re.MULTILINE))
+        wanted = {key: str(value) for key, value in result.items() if key.startswith("test/")}
+        assert printed == wanted
+        return result
+
+    yield run
+    shutil.rmtree(out, ignore_errors=True)  # pytest would keep hundreds of megabytes
+
+
+def test_the_contract_sees_every_network_of_our_own_and_twenty_of_each_zoo():
+    assert set(OWN) == set(MODELS)
+    assert len(CASES) == len(OWN) + 20 + 20
+    assert len(TORCHVISION) == len(TIMM) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_evaluate_finds_the_score_of_training_again(name, run_both, make_folder):
+    case = CASES[name]
+    root = make_folder(TWO_CLASSES)
+    recipe = Path(configs.__file__).parent / "cifar10" / "simple_cnn.yaml"
+    model = {"name": name, "args": case.args, "stem": case.stem}
+    result = run_both(
+        *("--config", str(recipe), "--data.root", str(root), "--data.val_frac", "0.25"),
+        *("--model", json.dumps(model), "--input.size_px", str(case.size_px)),
+        *("--optim", json.dumps({"name": "sgd", "lr": 0.001})),
+        *("--train.epochs", "1", "--train.global_batch_size", "4", "--run.keep_checkpoints", "1"),
+    )
+    assert result["test/num_samples"] == 9
+
+
+def test_the_contract_sees_every_recipe():
+    assert len(RECIPES) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_recipe_trains_on_a_shrunken_copy_of_its_data(path, run_both, make_folder):
+    recipe = yaml.safe_load(path.read_text())
+    options = ["--config", str(path), "--train.epochs", "2", "--run.num_threads", "1"]
+    if recipe["data"]["dataset"] == "folder":
+        options += ["--data.root", str(make_folder(TEN_CLASSES, size_px=32)), "--data.val_frac", "0.25"]
+        options += ["--train.global_batch_size", "20"]
+    result = run_both(*options)
+    assert result["epoch"] == 2
+    assert result["test/num_samples"] == (20 if "folder" in recipe["data"].values() else 360)
+    assert result["step"] == (2 * (60 // 20) if "folder" in recipe["data"].values() else 2 * 21)
