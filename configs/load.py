@@ -28,6 +28,9 @@ def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
 
     Without `--config`, the recipe `configs/digits/simple_cnn.yaml` is taken. `--help` and `--print_config` print and
     leave. A mistake prints one message, with the nearest valid name or value, and leaves with exit code 2.
+
+    Where `--model.name` names another network than the recipe, the recipe's `model.args`, which are those of its own
+    network, do not hold.
     """
     arguments = ["--dry_run=true" if word == "--dry-run" else word for word in argv]
     recipes = [place for place, word in enumerate(arguments) if word == "--config" or word.startswith("--config=")]
@@ -39,9 +42,22 @@ def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
             raise ValueError(
                 "--config must come once and first: a recipe overrides every option that stands before it."
             )
-        return parse_config(arguments, parser=parser)
+        return parse_config(_without_args_of_another_model(arguments, parser=parser), parser=parser)
     except ValueError as error:
         _leave(parser, str(error))
+
+
+def _without_args_of_another_model(arguments: list[str], *, parser: ArgumentParser) -> list[str]:
+    """`arguments` with `--model.args {}` behind the recipe, if they then name another network than it."""
+    num_words = 1 if arguments[0].startswith("--config=") else 2
+    recipe, options = arguments[:num_words], arguments[num_words:]
+    names = [options[place + 1] for place, word in enumerate(options[:-1]) if word == "--model.name"]
+    names += [word.removeprefix("--model.name=") for word in options if word.startswith("--model.name=")]
+    try:
+        own = parser.parse_args(recipe).get("model.name") if names else None
+    except ArgumentError:
+        return arguments  # the recipe is at fault, which parsing it in earnest says
+    return arguments if not names or own in (None, *names) else [*recipe, "--model.args={}", *options]
 
 
 def build_parser(*, prog: str, description: str) -> ArgumentParser:
@@ -119,6 +135,7 @@ def default_run_folder(config: Config) -> str:
     defaults = config_defaults()
     values = {key: _lookup(plain, key) for key in config_keys(may_change=False)}
     values = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
+    values["model.args"] = plain["model"]["args"]  # in the hash from the first version on, empty or not
     values["data.root"] = config.data.root and str(Path(config.data.root).resolve())  # other images, another run
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     data = config.data.dataset

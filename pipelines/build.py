@@ -1,19 +1,27 @@
-"""Configuration -> data -> loaders; the only file of this room that reads a configuration.
+"""Configuration -> data -> loaders. This file and build_data.py are the only ones of this room that read one.
 
-DataConfig -> splits -> InputSpec completed -> backend chosen -> PlannedLoader
+Config -> build_data.py: splits, InputSpec completed -> backend chosen -> PlannedLoader
 """
 
-import dataclasses
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from configs.check import check_input, check_pad
 from configs.schema import Config, InputSpec
+from pipelines.build_data import (
+    Data,
+    build_data,
+    check_classes,
+    check_dataset,
+    fingerprint_splits,
+    given,
+    split_of,
+    splits_of,
+)
 from pipelines.effects import Effects, EffectSettings, Erasing, Mixing, draw_effects
 from pipelines.execution import Executor
 from pipelines.executors.reference import ReferenceExecutor
@@ -21,36 +29,36 @@ from pipelines.executors.resident import ResidentExecutor, Store, load_store
 from pipelines.executors.threads import ThreadsExecutor
 from pipelines.geometry import carry_out_plan
 from pipelines.loader import Draw, PlannedLoader
-from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder
+from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder, Weighting
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, Plan, plan_evaluation, plan_training
 from pipelines.policy import Action, Policy
-from pipelines.source import WHAT_TO_DO, Source
-from pipelines.sources.digits import load_digits
-from pipelines.sources.index import default_cache
-from pipelines.sources.scan import scan_folder
-from pipelines.split import split_source
-from pipelines.statistics import measure_statistics
+from pipelines.sampling import expectations, sampling_weights
+from pipelines.source import Source, refuse_bad
+from pipelines.sources.own_dataset import OwnSource
 from pipelines.tail import Tail
 from pipelines.transfer import Transfer
 
-_DIGITS_TEST_FRAC = 0.2
-_DIGITS_TEST_SEED = 0  # fixed: every run is scored on the same 360 digits
+__all__ = [  # the door of this room: what others import from here, wherever it is written
+    "Data",
+    "Loaders",
+    "Place",
+    "build_data",
+    "build_evaluation_loader",
+    "build_loaders",
+    "build_training_loader",
+    "check_classes",
+    "check_dataset",
+    "choose_backend",
+    "describe_data",
+    "fingerprint_splits",
+    "size_at",
+    "split_of",
+]
 
-_NUM_NAMED = 5  # how many bad images an error names
-
-_T = TypeVar("_T")
+_NUM_CLASSES_SHOWN = 6
 
 Windows = Literal["drawn", "stored"]  # whether a resident store holds whole images, or windows cut and resized
-
-
-class Data(NamedTuple):
-    """The splits, and what the network will see of them: `spec` has no field left open."""
-
-    train: Source
-    val: Source | None
-    test: Source | None
-    spec: InputSpec
 
 
 class Place(NamedTuple):
@@ -64,11 +72,15 @@ class Place(NamedTuple):
 
 
 class Loaders(NamedTuple):
-    """Batches of train, shuffled and augmented, and of val and test (where there are such) for evaluation."""
+    """Batches of train, shuffled and augmented, and of val and test (where there are such) for evaluation.
+
+    sampling: how often images are met, in words, where that is not once per epoch.
+    """
 
     train: PlannedLoader
     evaluation: dict[str, PlannedLoader]
     backend: "Backend"
+    sampling: str
 
 
 class Backend(NamedTuple):
@@ -78,62 +90,6 @@ class Backend(NamedTuple):
     reason: str
 
 
-def build_data(config: Config, *, show_progress: bool) -> Data:
-    """The splits and the complete input specification.
-
-    Raises:
-        FileNotFoundError: The folder is not there.
-        ValueError: What the folder holds cannot be trained on, or does not fit `config.input` or `config.run.select`.
-    """
-    splits: dict[str, Source]
-    if config.data.dataset == "digits":
-        parts = split_source(load_digits(), held_out_frac=_DIGITS_TEST_FRAC, seed=_DIGITS_TEST_SEED)
-        splits = {"train": parts.rest, "test": parts.held_out}
-    else:
-        assert config.data.root is not None, "check_config lets no folder pass without a root"
-        splits = scan_folder(
-            config.data.root,
-            show_progress=show_progress,
-            cache=default_cache(),
-            rescan=config.data.rescan,
-            verify=config.data.verify or config.loader.backend == "dali",
-            keep_bad=True,
-        )
-    if "val" not in splits and config.data.val_frac > 0:
-        parts = split_source(splits["train"], held_out_frac=config.data.val_frac, seed=config.data.split_seed)
-        splits["train"], splits["val"] = parts.rest, parts.held_out
-    for split, source in splits.items():
-        action = config.data.on_bad_sample if split == "train" else config.data.on_bad_eval_sample
-        if action == "raise":
-            _refuse_bad(source, source.bad)
-    if "val" not in splits and config.run.select == "best":
-        raise ValueError(
-            "run.select=best needs val to choose by, but data.val_frac=0 and the data has no val/; "
-            "use run.select=last, or data.val_frac=0.1."
-        )
-    skip_bad = config.data.on_bad_sample == "replace"
-    spec = complete_input(config.input, splits=list(splits.values()), skip_bad=skip_bad, show_progress=show_progress)
-    if config.augment.crop == "pad":
-        check_pad(config.augment.pad_px, size_px=_given(spec.size_px))
-    return Data(train=splits["train"], val=splits.get("val"), test=splits.get("test"), spec=spec)
-
-
-def complete_input(spec: InputSpec, *, splits: list[Source], skip_bad: bool, show_progress: bool) -> InputSpec:
-    """`spec` with every open field filled from the images: size and channels from all splits, mean and std from train.
-
-    Raises:
-        ValueError: The images have several sizes and `spec.size_px` is open, or given values do not fit the channels.
-    """
-    size_px = spec.size_px or _common_size(splits)
-    channels = spec.channels or (1 if all(source.is_grey for source in splits) else 3)
-    spec = dataclasses.replace(spec, size_px=size_px, channels=channels)
-    check_input(spec)
-    if spec.mean is None or spec.std is None:
-        measured = measure_statistics(splits[0], channels=channels, skip_bad=skip_bad, show_progress=show_progress)
-        spec = dataclasses.replace(spec, mean=spec.mean or measured.mean, std=spec.std or measured.std)
-    return spec
-
-
 def choose_backend(config: Config, data: Data) -> Backend:
     """The executor for all splits, and why.
 
@@ -141,6 +97,8 @@ def choose_backend(config: Config, data: Data) -> Backend:
         ValueError: `loader.backend=resident` with images that cannot be held, or dali where it is not installed.
     """
     asked = config.loader.backend
+    if asked == "auto" and isinstance(data.train, OwnSource):
+        return Backend("reference", "your own data set, not held in memory: read by worker processes")
     if asked == "dali" and not _is_installed("nvidia.dali"):
         raise ValueError(
             "loader.backend=dali needs NVIDIA DALI, which is not installed (there are builds for Linux on x86-64: "
@@ -148,7 +106,7 @@ def choose_backend(config: Config, data: Data) -> Backend:
         )
     if asked not in ("auto", "resident"):
         return Backend(asked, "as configured")
-    sizes = np.concatenate([source.sizes_N2 for source in _splits(data).values()])
+    sizes = np.concatenate([source.sizes_N2 for source in splits_of(data).values()])
     sizes = sizes[sizes[:, 0] > 0]  # not those whose header could not be read
     drawn = _windows_are_drawn(config, data)
     if drawn and (sizes != sizes[0]).any():
@@ -158,8 +116,8 @@ def choose_backend(config: Config, data: Data) -> Backend:
                 "augment.sizes_px, and these have several sizes; use loader.backend=threads, or another crop."
             )
         return Backend("threads", "windows or sizes are drawn, from images of several sizes")
-    height, width = sizes[0] if drawn else (_given(data.spec.size_px),) * 2
-    gib = len(sizes) * int(height) * int(width) * _given(data.spec.channels) / 2**30
+    height, width = sizes[0] if drawn else (given(data.spec.size_px),) * 2
+    gib = len(sizes) * int(height) * int(width) * given(data.spec.channels) / 2**30
     if asked == "resident":
         return Backend(asked, "as configured")
     limit = (
@@ -182,37 +140,8 @@ def build_loaders(config: Config, data: Data, *, place: Place, show_progress: bo
             for split in evaluated
         },
         backend=choose_backend(config, data),
+        sampling=_describe_sampling(config, data.train),
     )
-
-
-def split_of(data: Data, split: str) -> Source:
-    """The samples of train, val or test.
-
-    Raises:
-        ValueError: There is no such split.
-    """
-    source = {"train": data.train, "val": data.val, "test": data.test}[split]
-    if source is None:
-        raise ValueError(f"the data has no {split}; there is {', '.join(_splits(data))}.")
-    return source
-
-
-def check_classes(data: Data, class_names: Sequence[str]) -> None:
-    """Checks that the data has the classes that a checkpoint was trained on.
-
-    Raises:
-        ValueError: It has others; they are listed.
-    """
-    present = data.train.class_names
-    if list(present) != list(class_names):
-        missing = [f"- {name}" for name in class_names if name not in present]
-        unknown = [f"+ {name}" for name in present if name not in class_names]
-        raise ValueError(f"the data has other classes than the checkpoint: {', '.join(missing + unknown)}.")
-
-
-def fingerprint_splits(data: Data) -> dict[str, str]:
-    """What each split holds, as hashes, for a checkpoint to remember."""
-    return {name: source.fingerprint() for name, source in _splits(data).items()}
 
 
 def describe_data(data: Data, loaders: Loaders) -> str:
@@ -220,19 +149,46 @@ def describe_data(data: Data, loaders: Loaders) -> str:
     sizes = [f"{len(data.train.labels_N):,} train"]
     sizes += [f"{loader.num_samples:,} {split}" for split, loader in loaders.evaluation.items()]
     spec, train = data.spec, loaders.train
-    mean, std = (", ".join(f"{value:.4f}" for value in _given(values)) for values in (spec.mean, spec.std))
+    mean, std = (", ".join(f"{value:.4f}" for value in given(values)) for values in (spec.mean, spec.std))
     return (
-        f"data: {', '.join(sizes)}; {len(data.train.class_names)} classes; {train.num_left_out} images left out of "
-        f"each epoch of {train.steps_per_epoch} steps\n"
+        f"data: {', '.join(sizes)}; {len(data.train.class_names)} classes; {train.num_left_out} "
+        f"{'draws' if loaders.sampling else 'images'} left out of each epoch of {train.steps_per_epoch} steps\n"
+        f"{loaders.sampling}"
         f"input: {spec.size_px}x{spec.size_px}, {spec.channels} channel(s), mean ({mean}), std ({std})\n"
         f"loader: {loaders.backend.name} ({loaders.backend.reason})" + _describe_bad(data)
     )
 
 
+def _weights(config: Config, train: Source) -> npt.NDArray[np.float64] | None:
+    """How often the images of train are to be met, in proportion; None = each once."""
+    return sampling_weights(
+        train.labels_N,
+        sampling=config.data.sampling,
+        factors={train.class_names.index(name): factor for name, factor in config.data.class_weights.items()},
+        weights_N=train.weights_N,
+    )
+
+
+def _describe_sampling(config: Config, train: Source) -> str:
+    """A line on how often an image of each class is met in an epoch, on average; of many classes the extremes."""
+    weights_N = _weights(config, train)
+    if weights_N is None:
+        return ""
+    counts = np.bincount(train.labels_N, minlength=len(train.class_names))
+    sums = np.bincount(train.labels_N, weights=expectations(weights_N), minlength=len(train.class_names))
+    times = [f"{name} x{each:.2f}" for name, each in zip(train.class_names, sums / np.maximum(counts, 1), strict=True)]
+    if len(times) > _NUM_CLASSES_SHOWN:
+        ranked = np.argsort(-sums / np.maximum(counts, 1), kind="stable").tolist()
+        half = _NUM_CLASSES_SHOWN // 2
+        times = [times[label] for label in ranked[:half]] + ["..."] + [times[label] for label in ranked[-half:]]
+    words = config.data.sampling + (" with class_weights" if config.data.class_weights else "")
+    return f"sampling: {words}: {', '.join(times)}; an epoch is {len(weights_N):,} draws\n"
+
+
 def _describe_bad(data: Data) -> str:
     """A line on the images that are known to be unreadable; nothing where there are none."""
     done = {"train": "replaced", "val": "not counted", "test": "not counted"}
-    known = [f"{len(source.bad)} of {split} ({done[split]})" for split, source in _splits(data).items() if source.bad]
+    known = [f"{len(source.bad)} of {split} ({done[split]})" for split, source in splits_of(data).items() if source.bad]
     return f"\ncannot be read: {', '.join(known)}" if known else ""
 
 
@@ -246,6 +202,7 @@ def build_training_loader(
     """
     fit, sizes_N2, seed = _fit(data.spec), data.train.sizes_N2, config.run.seed
     augmentation, settings = _augmentation(config), _effect_settings(config)
+    weights_N = _weights(config, data.train)
     order = TrainingOrder(
         len(data.train.labels_N),
         global_batch_size=config.train.global_batch_size,
@@ -254,6 +211,7 @@ def build_training_loader(
         world_size=place.world_size,
         num_repeats=config.augment.repeats,
         in_pairs=settings.mixes,
+        weighting=None if weights_N is None else Weighting(data.train.labels_N, weights_N),
     )
 
     def draw_plan(share: Share, epoch: int, step: int) -> Plan:
@@ -287,7 +245,7 @@ def build_evaluation_loader(
     Raises:
         ValueError: There is no such split, or an image cannot be read.
     """
-    source, fit, size_px = split_of(data, split), _fit(data.spec), _given(data.spec.size_px)
+    source, fit, size_px = split_of(data, split), _fit(data.spec), given(data.spec.size_px)
     order = EvaluationOrder(
         len(source.labels_N),
         batch_size_per_rank=config.loader.eval_batch_size_per_rank,
@@ -306,7 +264,7 @@ def build_evaluation_loader(
 def size_at(epoch: float, *, config: Config, spec: InputSpec) -> int:
     """The image size, in pixels, at a time counted in epochs."""
     sizes_px = [size_px for start, size_px in config.augment.sizes_px if start <= epoch + 1e-9]
-    return sizes_px[-1] if sizes_px else _given(spec.size_px)
+    return sizes_px[-1] if sizes_px else given(spec.size_px)
 
 
 class _Parts(NamedTuple):
@@ -337,7 +295,7 @@ def _join(
 ) -> PlannedLoader:
     pool = RowPool(place.num_cores if place.device.type == "cpu" else 1)
     spec, seed = data.spec, config.run.seed
-    channels, interpolation = _given(spec.channels), spec.interpolation
+    channels, interpolation = given(spec.channels), spec.interpolation
     executor = _build_executor(
         config, data, parts, windows=windows, place=place, pool=pool, show_progress=show_progress
     )
@@ -349,7 +307,7 @@ def _join(
         policy=Policy(parts.source, split=parts.split, action=parts.action, seed=seed),
         repair=functools.partial(carry_out_plan, source=parts.source, channels=channels, interpolation=interpolation),
         transfer=Transfer(place.device),
-        tail=Tail(mean=_given(spec.mean), std=_given(spec.std), device=place.device, dtype=place.dtype, pool=pool),
+        tail=Tail(mean=given(spec.mean), std=given(spec.std), device=place.device, dtype=place.dtype, pool=pool),
         seed=seed,
         fingerprint=parts.source.fingerprint(),
         max_bad_frac=config.data.max_bad_frac,
@@ -370,7 +328,7 @@ def _build_executor(
     show_progress: bool,
 ) -> Executor:
     loader, source = config.loader, parts.source
-    channels, interpolation = _given(data.spec.channels), data.spec.interpolation
+    channels, interpolation = given(data.spec.channels), data.spec.interpolation
     on_gpu = place.device.type == "cuda"
     num_threads = loader.num_threads or place.num_cores
     match choose_backend(config, data).name:
@@ -413,28 +371,17 @@ def _load_store(config: Config, data: Data, parts: _Parts, *, windows: Windows, 
     """
     source, spec = parts.source, data.spec
     every_id = np.arange(len(source.labels_N))
-    plan = plan_evaluation(every_id, sizes_N2=source.sizes_N2, fit=_fit(spec), size_px=_given(spec.size_px))
+    plan = plan_evaluation(every_id, sizes_N2=source.sizes_N2, fit=_fit(spec), size_px=given(spec.size_px))
     store = load_store(
         source,
-        channels=_given(spec.channels),
+        channels=given(spec.channels),
         windows=plan if windows == "stored" else None,
         interpolation=spec.interpolation,
         show_progress=show_progress,
     )
     if parts.action == "raise":
-        _refuse_bad(source, store.bad)
+        refuse_bad(source, store.bad)
     return store
-
-
-def _refuse_bad(source: Source, bad: Mapping[int, str]) -> None:
-    if not bad:
-        return
-    first = [f"{source.describe(sample_id)}: {reason}" for sample_id, reason in list(bad.items())[:_NUM_NAMED]]
-    raise ValueError(
-        f"{len(bad)} of {len(source.labels_N)} images cannot be read:\n  "
-        + "\n  ".join(first + ["..."] * (len(bad) > _NUM_NAMED))
-        + f"\n{WHAT_TO_DO}"
-    )
 
 
 def _windows_are_drawn(config: Config, data: Data) -> bool:
@@ -472,27 +419,3 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of the package around it
         return False
-
-
-def _splits(data: Data) -> dict[str, Source]:
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    return {name: source for name, source in splits.items() if source is not None}
-
-
-def _given(value: _T | None) -> _T:
-    assert value is not None, "complete_input leaves no field open"
-    return value
-
-
-def _common_size(splits: list[Source]) -> int:
-    sizes = np.unique(np.concatenate([source.sizes_N2 for source in splits]), axis=0)
-    sizes = sizes[sizes[:, 0] > 0]  # not those whose header could not be read
-    if len(sizes) == 1 and sizes[0, 0] == sizes[0, 1]:
-        return int(sizes[0, 0])
-    low, high = sizes.min(axis=0), sizes.max(axis=0)
-    short = int(np.median(sizes.min(axis=1)))
-    offer = max(size for size in (32, 64, 96, 128, 160, 224) if size <= max(short, 32))
-    raise ValueError(
-        f"the images are not squares of one size, but {low[0]} to {high[0]} pixels high and {low[1]} to {high[1]} "
-        f"wide; say which square size the network sees, for example --input.size_px {offer}."
-    )

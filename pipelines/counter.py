@@ -28,6 +28,9 @@ class Stream(IntEnum):
     NOISE = 6
     MIX = 7
     REPLACE = 8
+    SAMPLING_PLACE = 9
+    SAMPLING_OFFSET = 10
+    SAMPLING_ORDER = 11
 
 
 def random_bits(seed: int, stream: Stream, *counters: Counter) -> npt.NDArray[np.uint64]:

@@ -104,6 +104,18 @@ def decode_image(encoded: bytes, *, channels: int) -> npt.NDArray[np.uint8]:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def to_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels of an image that Pillow has opened, uint8 (H, W, C): grey if its mode is, else RGB; as it lies.
+
+    Raises:
+        ValueError: It has 32-bit pixels.
+    """
+    _check_decodable(image)
+    channels = 1 if image.mode in _GREY_MODES else 3
+    pixels = np.asarray(_to_8_bits(image).convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
 def encode_pnm(pixels: npt.NDArray[np.uint8]) -> bytes:
     """The pixels, uint8 (H, W, C), as an uncompressed PGM or PPM file, which every decoder reads."""
     height, width, channels = pixels.shape

@@ -4,16 +4,19 @@ Legend of shape letters: N samples of this rank in this step (or of the whole da
 
 Training:   permutation of the epoch -> global batch g = perm[g*G : (g+1)*G] -> rank r's contiguous slice
             (repeated R times: global batch g = perm[g*G/R : (g+1)*G/R], R times one after the other)
+            (with weights: as many draws as samples, in which some come again; pipelines/sampling.py)
 Evaluation: batches of B in order, dealt to the ranks in turn; rows past the end are marked invalid
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.counter import Stream, random_bits
+from pipelines.sampling import Sequence, draw_sequence, expectations
 
 
 class Share(NamedTuple):
@@ -54,8 +57,17 @@ def epoch_permutation(num_samples: int, *, seed: int, epoch: int) -> npt.NDArray
     return permutation
 
 
+class Weighting(NamedTuple):
+    """How often samples are met, where that is not once per epoch: labels int64 (N,), weights float64 (N,)."""
+
+    labels_N: npt.NDArray[np.int64]
+    weights_N: npt.NDArray[np.float64]
+
+
 class TrainingOrder:
     """A full shuffle per epoch; the samples that do not fill a global batch are left out, others each time.
+
+    With a weighting, the epoch is as many draws, in which a sample may come several times or not at all.
 
     Args:
         num_samples: How many samples there are.
@@ -66,6 +78,7 @@ class TrainingOrder:
         num_repeats: How often each sample stands in its global batch (repeated augmentation, Hoffer et al., "Augment
             your batch", CVPR 2020). An epoch keeps its number of steps, so it meets 1 / num_repeats of the samples.
         in_pairs: Whether a share is widened to whole pairs of positions (2k, 2k+1), as mixing needs.
+        weighting: How often samples are met; None = each once.
 
     Raises:
         ValueError: The global batch is larger than the data, does not divide by the world size or the repeats, or is
@@ -82,6 +95,7 @@ class TrainingOrder:
         world_size: int,
         num_repeats: int = 1,
         in_pairs: bool = False,
+        weighting: Weighting | None = None,
     ) -> None:
         if global_batch_size > num_samples:
             raise ValueError(
@@ -109,18 +123,31 @@ class TrainingOrder:
         first, last = (start - start % 2, stop + stop % 2) if in_pairs else (start, stop)
         self._slots_N = np.arange(first, last)
         self._own = slice(start - first, stop - first)
+        self._num_repeats = num_repeats
+        self._sequence = _sequences(num_samples, weighting=weighting, seed=seed)
 
     def share(self, step: int, *, epoch: int) -> Share:
         """This rank's slice of global batch `step`."""
-        permutation = epoch_permutation(self.num_samples, seed=self._seed, epoch=epoch)
+        sequence = self._sequence(epoch)
         copies_N, places_N = np.divmod(self._slots_N, self._num_different)
+        places_N += step * self._num_different
+        if sequence.copies_N is not None:
+            copies_N += sequence.copies_N[places_N] * self._num_repeats
         return Share(
-            ids_N=permutation[step * self._num_different + places_N],
+            ids_N=sequence.ids_N[places_N],
             copies_N=copies_N,
             positions_N=step * self.samples_per_step + self._slots_N,
             valid_N=np.ones(len(places_N), dtype=np.bool_),
             own=self._own,
         )
+
+
+def _sequences(num_samples: int, *, weighting: Weighting | None, seed: int) -> Callable[[int], Sequence]:
+    """The sequence of an epoch; the last two are kept, for an executor that runs ahead into the next epoch."""
+    if weighting is None:
+        return lambda epoch: Sequence(epoch_permutation(num_samples, seed=seed, epoch=epoch), None)
+    labels_N, wanted_N = weighting.labels_N, expectations(weighting.weights_N)
+    return functools.lru_cache(maxsize=2)(lambda epoch: draw_sequence(labels_N, wanted_N, seed=seed, epoch=epoch))
 
 
 class EvaluationOrder:

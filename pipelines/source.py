@@ -20,6 +20,9 @@ WHAT_TO_DO = (
 )
 
 
+_NUM_NAMED = 5  # how many bad images an error names
+
+
 class Source(Protocol):
     """The samples of one split; sample ids are 0..N-1.
 
@@ -28,6 +31,8 @@ class Source(Protocol):
     sizes_N2: int32 (N, 2), height and width of each stored image in pixels; 0, 0 where that is not known.
     is_grey: every image is grey.
     bad: the samples that are known to be unreadable before anything is read, and why.
+    weights_N: float64 (N,), at least 0, how often each sample is to be met in proportion to the others; None where the
+        data does not say.
     """
 
     @property
@@ -41,6 +46,8 @@ class Source(Protocol):
 
     @property
     def bad(self) -> Mapping[int, str]: ...  # noqa: D102
+    @property
+    def weights_N(self) -> npt.NDArray[np.float64] | None: ...  # noqa: D102
 
     def describe(self, sample_id: int) -> str:
         """What to call a sample in a message: the path of its file, where it has one."""
@@ -78,12 +85,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySource:
-    """Images of one size in memory: images_NHWC is uint8 (N, H, W, C), C being 1 or 3."""
+    """Images of one size in memory: images_NHWC is uint8 (N, H, W, C), C being 1 or 3.
+
+    crcs_N: uint32 (N,), CRC-32 of the images as they were read, which the fingerprint takes where they are given.
+    """
 
     class_names: tuple[str, ...]
     labels_N: npt.NDArray[np.int64]
     images_NHWC: npt.NDArray[np.uint8]
+    crcs_N: npt.NDArray[np.uint32] | None = None
     bad: Mapping[int, str] = field(default_factory=dict)
+    weights_N: None = None
 
     def describe(self, sample_id: int) -> str:
         """`image 17`."""
@@ -119,14 +131,30 @@ class ArraySource:
     def take(self, ids: npt.NDArray[np.int64]) -> "ArraySource":
         """The samples `ids`, numbered from 0."""
         bad = {place: self.bad[int(old)] for place, old in enumerate(ids) if int(old) in self.bad}
-        return replace(self, labels_N=self.labels_N[ids], images_NHWC=self.images_NHWC[ids], bad=bad)
+        crcs_N = None if self.crcs_N is None else self.crcs_N[ids]
+        return replace(self, labels_N=self.labels_N[ids], images_NHWC=self.images_NHWC[ids], crcs_N=crcs_N, bad=bad)
 
     def fingerprint(self) -> str:
         """A hash of class names, labels and pixels."""
+        if self.crcs_N is not None:
+            return fingerprint_of(self.class_names, self.labels_N, self.sizes_N2, self.crcs_N)
         digest = hashlib.sha256(repr((self.class_names, self.images_NHWC.shape)).encode())
         digest.update(self.labels_N.tobytes())
         digest.update(self.images_NHWC.tobytes())
         return digest.hexdigest()
+
+
+def fingerprint_of(
+    class_names: tuple[str, ...],
+    labels_N: npt.NDArray[np.int64],
+    sizes_N2: npt.NDArray[np.int32],
+    crcs_N: npt.NDArray[np.uint32],
+) -> str:
+    """A hash of what samples are by the CRC-32 of their pixels, the same whether or not they are held in memory."""
+    digest = hashlib.sha256(repr(class_names).encode())
+    for array in (labels_N, sizes_N2, crcs_N):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def cut(pixels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
@@ -138,3 +166,19 @@ def cut(pixels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
 def explain_bad(source: Source, sample_id: int, reason: str) -> str:
     """`PATH: reason`, and what to do about it."""
     return f"{source.describe(sample_id)}: {reason}. {WHAT_TO_DO}"
+
+
+def refuse_bad(source: Source, bad: Mapping[int, str]) -> None:
+    """Raises if there are bad samples.
+
+    Raises:
+        ValueError: There are; the first few are named.
+    """
+    if not bad:
+        return
+    first = [f"{source.describe(sample_id)}: {reason}" for sample_id, reason in list(bad.items())[:_NUM_NAMED]]
+    raise ValueError(
+        f"{len(bad)} of {len(source.labels_N)} images cannot be read:\n  "
+        + "\n  ".join(first + ["..."] * (len(bad) > _NUM_NAMED))
+        + f"\n{WHAT_TO_DO}"
+    )

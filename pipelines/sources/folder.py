@@ -27,6 +27,7 @@ class FolderSource:
     names_N: bytes (N,), paths below `root`. num_bytes_N: int64 (N,), the sizes of the files.
     jpeg_orientation_N: uint8 (N,), see `pipelines.decode.Header`. edits_N: see `pipelines.sources.index.Index`.
     whole_N: bool (N,), images that were once decoded whole; reading marks more of them.
+    weights_N: float64 (N,), see `pipelines.source.Source`.
     """
 
     root: str
@@ -40,6 +41,7 @@ class FolderSource:
     whole_N: npt.NDArray[np.bool_]
     is_grey: bool
     bad: Mapping[int, str] = field(default_factory=dict)
+    weights_N: npt.NDArray[np.float64] | None = None
     known_fingerprint: str = ""  # the index has it, so that no start reads all arrays for it
 
     def describe(self, sample_id: int) -> str:
@@ -114,13 +116,18 @@ class FolderSource:
             edits_N=self.edits_N[ids],
             whole_N=self.whole_N[ids],
             bad={sample_id: self.bad[int(ids[sample_id])] for sample_id in bad},
+            weights_N=None if self.weights_N is None else self.weights_N[ids],
             known_fingerprint="",
         )
 
     def fingerprint(self) -> str:
-        """A hash of class names, relative paths, labels, image and file sizes, and edits; no file is read."""
-        if self.known_fingerprint:
-            return self.known_fingerprint
+        """A hash of class names, relative paths, labels, sizes, edits and weights, if any; no file is read."""
+        files = self.known_fingerprint or self._fingerprint_files()
+        if self.weights_N is None:
+            return files
+        return hashlib.sha256(files.encode() + self.weights_N.tobytes()).hexdigest()
+
+    def _fingerprint_files(self) -> str:
         digest = hashlib.sha256(repr((self.class_names, self.names_N.dtype.str)).encode())
         for array in (self.names_N, self.labels_N, self.sizes_N2, self.num_bytes_N, self.edits_N):
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

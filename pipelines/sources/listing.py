@@ -21,7 +21,7 @@ from pipelines.sources.index import Folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 NUM_NAMED = 5  # how many files or classes a message names before it only counts them
-_SETTLED_AFTER_NS = 2 * 10**9  # the coarsest clock of a file system in use (FAT) ticks every two seconds
+SETTLED_AFTER_NS = 2 * 10**9  # the coarsest clock of a file system in use (FAT) ticks every two seconds
 
 
 class Top(NamedTuple):
@@ -56,7 +56,7 @@ def _list(path: str, *, name: str) -> tuple[Folder, list[os.DirEntry[str]]]:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f"{path} cannot be listed ({explain(error)}); make it readable, or move it away.") from error
-    return Folder(name, mtime_ns, len(found), mtime_ns < now_ns - _SETTLED_AFTER_NS), found
+    return Folder(name, mtime_ns, len(found), mtime_ns < now_ns - SETTLED_AFTER_NS), found
 
 
 def list_top(split: Path) -> Top:

@@ -11,9 +11,7 @@ Folders that were changed just before they were listed are listed again (pipelin
 could not be read are tried again at every start.
 """
 
-import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +19,10 @@ import numpy.typing as npt
 
 from pipelines.parallel import map_in_threads
 from pipelines.source import Source
-from pipelines.sources.folder import FolderSource, explain, source_of_index
-from pipelines.sources.index import HEADER, UNREAD, Folder, Index, index_path, load_index, save_index
-from pipelines.sources.inspection import read_headers, read_whole, unread_files
+from pipelines.sources.folder import FolderSource, source_of_index
+from pipelines.sources.index import UNREAD, Index
 from pipelines.sources.listing import IMAGE_SUFFIXES, NUM_NAMED, Class, Top, list_class, list_top
+from pipelines.sources.upkeep import IndexCache, are_unchanged, complete_index, empty_classes, some
 
 _OTHER_NAMES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
 
@@ -63,7 +61,7 @@ def scan_folder(
     for split in splits[1:]:
         _check_same_classes(tops["train"].class_names, tops[split].class_names, split=split, root=root)
     sources: dict[str, Source] = {}
-    kept = _Cache(cache, show_progress=show_progress)
+    kept = IndexCache(cache, show_progress=show_progress)
     for split, top in tops.items():
         index = _index_split(top, cache=kept, rescan=rescan, verify=verify, show_progress=show_progress)
         source = source_of_index(index, top.path)
@@ -97,38 +95,7 @@ def _check_same_classes(train: Sequence[str], other: Sequence[str], *, split: st
     )
 
 
-class _Cache:
-    """The index files of one scan; where they cannot be written, that is said once.
-
-    Args:
-        folder: Where they lie; None keeps none.
-        show_progress: Whether to say anything.
-    """
-
-    def __init__(self, folder: Path | None, *, show_progress: bool) -> None:
-        self._folder = folder
-        self._says = show_progress
-
-    def load(self, split: Path) -> Index | None:
-        """The index of a split, if a whole one is there."""
-        return None if self._folder is None else load_index(index_path(self._folder, split), split=split)
-
-    def save(self, index: Index, split: Path) -> None:
-        """Keeps the index of a split, if that is wanted and possible."""
-        if self._folder is None:
-            return
-        try:
-            save_index(index, index_path(self._folder, split), split=split)
-        except OSError as error:
-            if self._says:
-                print(
-                    f"the index of {split} cannot be kept in {self._folder} ({explain(error)}), so every start will "
-                    "scan again; set EXACTVISION_CACHE to a folder that can be written."
-                )
-            self._says = False
-
-
-def _index_split(top: Top, *, cache: _Cache, rescan: bool, verify: bool, show_progress: bool) -> Index:
+def _index_split(top: Top, *, cache: IndexCache, rescan: bool, verify: bool, show_progress: bool) -> Index:
     """The kept index, where nothing has changed and nothing is left to read; else one that is brought up to date."""
     kept = cache.load(top.path)
     if kept is not None and not rescan and _is_current(kept, top):
@@ -138,34 +105,13 @@ def _index_split(top: Top, *, cache: _Cache, rescan: bool, verify: bool, show_pr
     if index.num_ignored and show_progress:
         shown = ", ".join(index.ignored) + (", ..." if index.num_ignored > len(index.ignored) else "")
         print(f"{top.path}: {index.num_ignored} files are not used, being no images or in no class folder: {shown}")
-    unread = unread_files(index, top.path)
-    if index is kept:
-        if not unread and not (verify and (index.checked_N == HEADER).any()):
-            return index
-        index = kept.copy()
-    try:
-        read_headers(index, unread, top.path, show_progress=show_progress)
-        if verify:
-            read_whole(index, top.path, show_progress=show_progress)
-    finally:  # after Ctrl-C too: the next start goes on where this one ends
-        index = replace(index, fingerprint=source_of_index(index, top.path).fingerprint())
-        cache.save(index, top.path)
-    return index
+    return complete_index(
+        index, top.path, key=top.path, cache=cache, is_kept=index is kept, verify=verify, show_progress=show_progress
+    )
 
 
 def _is_current(index: Index, top: Top) -> bool:
-    """Whether no folder has changed since it was listed, as far as its time tells."""
-
-    def is_unchanged(folder: Folder) -> bool:
-        try:
-            return folder.settled and os.stat(top.path / folder.name).st_mtime_ns == folder.mtime_ns
-        except OSError:
-            return False
-
-    unchanged = map_in_threads(
-        is_unchanged, index.folders, title="checking folders", unit="folder", show_progress=False, cores=1
-    )
-    return index.class_names == top.class_names and all(unchanged)
+    return index.class_names == top.class_names and are_unchanged(index.folders, top.path)
 
 
 def _list_files(top: Top, kept: Index | None, *, rescan: bool, show_progress: bool) -> Index:
@@ -186,7 +132,7 @@ def _list_files(top: Top, kept: Index | None, *, rescan: bool, show_progress: bo
         num_edited = index.reuse(kept, mark_edits=rescan)
         changes = index.folder_changes(kept)
         if changes and show_progress:
-            print(f"{top.path}: {len(changes)} folders have changed since they were indexed: {_some(changes)}")
+            print(f"{top.path}: {len(changes)} folders have changed since they were indexed: {some(changes)}")
         if rescan and show_progress:
             print(f"{top.path}: {num_edited} files have been edited since they were indexed")
     return index
@@ -220,11 +166,10 @@ def _join(top: Top, classes: list[Class]) -> Index:
 def _check_no_class_is_empty(
     split: Path, class_names: Sequence[str], labels_N: npt.NDArray[np.int64], *, of: str
 ) -> None:
-    counts = np.bincount(labels_N, minlength=len(class_names))
-    empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
+    empty = empty_classes(class_names, labels_N)
     if empty:
         raise ValueError(
-            f"{split} has {len(empty)} class folders without {of}: {_some(empty)}; add images "
+            f"{split} has {len(empty)} class folders without {of}: {some(empty)}; add images "
             f"({', '.join(IMAGE_SUFFIXES)}) or remove the folders."
         )
 
@@ -241,7 +186,3 @@ def _check_bad(source: FolderSource, *, keep_bad: bool) -> None:
     if bad:
         readable = np.delete(source.labels_N, bad)
         _check_no_class_is_empty(Path(source.root), source.class_names, readable, of="readable images")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")

@@ -90,6 +90,15 @@ def test_worker_processes_read_what_this_one_reads() -> None:
     assert read("Sizes", count=301)["train"].fingerprint() != alone.fingerprint()
 
 
+def test_a_run_may_continue_whether_or_not_the_items_are_held() -> None:
+    """loader.resident_max_gib and loader.num_workers may change between two starts of a run."""
+    held, on_demand = read("Kinds", count=30)["train"], read("Kinds", reading=ON_DEMAND, count=30)["train"]
+    assert (type(held), type(on_demand)) == (ArraySource, OwnSource)
+    assert held.fingerprint() == on_demand.fingerprint()
+    ids = np.array([4, 2, 17])
+    assert held.take(ids).fingerprint() == on_demand.take(ids).fingerprint() != held.fingerprint()
+
+
 def test_reading_leaves_torchs_random_numbers_alone() -> None:
     before = torch.get_rng_state()
     read("Plain", reading=READING._replace(num_workers=2), count=300)
