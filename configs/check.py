@@ -5,6 +5,8 @@ what was wanted and the nearest value that works.
 """
 
 import dataclasses
+import itertools
+import json
 import math
 from typing import Any, Literal
 
@@ -43,7 +45,6 @@ _READ_BY_DATA: dict[str, tuple[DataKind, ...]] = {
     "data.image_root": ("manifest",),
     "data.path_column": ("manifest",),
     "data.label_column": ("manifest",),
-    "data.rescan": ("folder", "manifest", "torchvision"),
 }
 
 # field -> fields of which one must be above 0, else it is not read; set all the same, it is an error
@@ -248,7 +249,9 @@ def _check_ranges(config: Config) -> None:
     if config.optim.weight_decay == float("inf"):
         raise ValueError("optim.weight_decay=inf must be a finite number; for example 0.0005.")
     if any(not 0 <= beta < 1 for beta in config.optim.betas):
-        raise ValueError(f"optim.betas={config.optim.betas} must each be at least 0 and below 1; use (0.9, 0.999).")
+        raise ValueError(
+            f"optim.betas={list(config.optim.betas)} must each be at least 0 and below 1; use [0.9, 0.999]."
+        )
 
 
 def _check_unread(config: Config) -> None:
@@ -257,7 +260,7 @@ def _check_unread(config: Config) -> None:
         if chosen not in choices and value_at(config, key) != default:
             raise ValueError(
                 f"{key}={value_at(config, key)} is read only with {choice_key}={' or '.join(choices)}, but "
-                f"{choice_key}={chosen}; drop it, or set it back to {default} if it is the recipe's, or use "
+                f"{choice_key}={chosen}; drop it, or set it back to {_as_typed(default)} if it is the recipe's, or use "
                 f"{choice_key}={choices[0]}."
             )
     kind = data_kind(config.data.dataset)
@@ -271,8 +274,13 @@ def _check_unread(config: Config) -> None:
         if value_at(config, key) != _default(config, key) and not any(value_at(config, one) for one in switches):
             raise ValueError(
                 f"{key}={value_at(config, key)} is read only with {' or '.join(switches)} above 0; drop it, or set it "
-                f"back to {_default(config, key)}."
+                f"back to {_as_typed(_default(config, key))}."
             )
+
+
+def _as_typed(value: Any) -> str:
+    """A value as one writes it on the command line or in a recipe."""
+    return json.dumps(value) if not isinstance(value, str) else value
 
 
 def _default(config: Config, key: str) -> Any:
@@ -295,6 +303,11 @@ def _check_combinations(config: Config) -> None:
             f"{config.data.dataset}; use --data.sampling balanced, or --data.class_weights.NAME FACTOR."
         )
     for name, factor in config.data.class_weights.items():
+        if not isinstance(name, str):  # class_weights: {3: 2} in a recipe, for YAML takes 3 as a number
+            raise ValueError(
+                f"data.class_weights has {name!r}, read as {type(name).__name__} and not as the name of a class; put "
+                'the name in quotes, as in {"cat": 2}.'
+            )
         if not 0 < factor < float("inf"):
             raise ValueError(f"data.class_weights.{name}={factor} must be a number above 0; for example 2.")
     if config.run.out == "":
@@ -310,9 +323,8 @@ def _check_combinations(config: Config) -> None:
 
 def _check_schedule(schedule: ScheduleConfig, *, epochs: int) -> None:
     milestones = schedule.milestones_epochs
-    if schedule.name == "multi_step" and not (
-        milestones and list(milestones) == sorted(set(milestones)) and milestones[0] > 0 and milestones[-1] < epochs
-    ):
+    rises = all(one < other for one, other in itertools.pairwise((0, *milestones, epochs)))
+    if schedule.name == "multi_step" and not (milestones and rises):
         offer = f"[{epochs / 2:g}, {epochs * 3 / 4:g}]"
         raise ValueError(
             f"schedule.milestones_epochs={list(milestones)} must be one or more epochs that rise from above 0 to below "
@@ -329,7 +341,7 @@ def _check_schedule(schedule: ScheduleConfig, *, epochs: int) -> None:
         high, low = schedule.momentum_range
         if not 0 <= low <= high < 1:
             raise ValueError(
-                f"schedule.momentum_range=({high:g}, {low:g}) must fall within 0 to below 1; use (0.95, 0.85)."
+                f"schedule.momentum_range=[{high:g}, {low:g}] must fall within 0 to below 1; use [0.95, 0.85]."
             )
 
 
@@ -360,4 +372,4 @@ def _check_range(key: str, given: tuple[float, float], *, most: float | None, de
     )
     low_offer = low if 0 < low <= (most or float("inf")) and low < float("inf") else default[0]
     high_offer = high if low_offer <= high <= (most or high) and high < float("inf") else max(default[1], low_offer)
-    raise ValueError(f"{key}=({low:g}, {high:g}) {limits}; use ({low_offer:g}, {high_offer:g}).")
+    raise ValueError(f"{key}=[{low:g}, {high:g}] {limits}; use [{low_offer:g}, {high_offer:g}].")

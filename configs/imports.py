@@ -32,20 +32,25 @@ def load_object(name: str, *, option: str) -> Any:
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise ValueError(f"{option}={name}: {module_name} imports {error.name}, which is not installed.") from error
-        raise ValueError(
-            f"{option}={name}: there is no module {error.name!r}; it is looked for in {here} and among the installed "
-            "packages; start in the folder that holds it, or set PYTHONPATH."
-        ) from error
     except Exception as error:  # whatever a user's module does when it is imported
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise ValueError(
-            f"{option}={name}: importing {module_name} failed at {place.filename}:{place.lineno}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        raise ValueError(f"{option}={name}: {_why(error, module_name=module_name, here=here)}") from error
     if not hasattr(module, attribute):
         names = [one for one in vars(module) if not one.startswith("_")]
         raise ValueError(f"{option}={name}: {module_name} has no {attribute!r}; {nearest(attribute, names)}")
     return getattr(module, attribute)
+
+
+def _why(error: Exception, *, module_name: str, here: str) -> str:
+    """What an import failed of: the module itself is missing, one that it imports, or anything else, with its place."""
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        if not (module_name + ".").startswith(error.name + "."):
+            return f"{module_name} imports {error.name}, which is not installed."
+        return (
+            f"there is no module {error.name!r}; it is looked for in {here} and among the installed packages; start in "
+            "the folder that holds it, or set PYTHONPATH."
+        )
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{last.filename}:{last.lineno}"
+    if isinstance(error, SyntaxError) and error.filename:  # the traceback ends in the import system
+        place = f"{error.filename}:{error.lineno}"
+    return f"importing {module_name} failed at {place}: {type(error).__name__}: {error}"

@@ -1,19 +1,24 @@
 """Checks: every table entry is enforced, and every message gives what came and a value that works."""
 
 import dataclasses
+import itertools
+import json
 import math
 import re
+import shlex
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from configs import check
-from configs.check import check_batch, check_config, check_input, check_pad, value_at
-from configs.load import config_keys, replace_section
-from configs.schema import Config, InputSpec
+from configs.check import check_batch, check_config, check_input, check_pad, data_kind
+from configs.load import config_keys, config_to_dict, parse_config, replace_section
+from configs.schema import Config, DataConfig, InputSpec, OptimConfig
 
 
 def with_values(config: Config, **values: Any) -> Config:
@@ -24,14 +29,26 @@ def with_values(config: Config, **values: Any) -> Config:
     return config
 
 
+def with_choice(config: Config, key: str, choice: str) -> Config:
+    """The configuration with a choice made, and with what that choice cannot do without."""
+    config = with_values(config, **{key.replace(".", "__"): choice})
+    if key == "schedule.name" and choice == "multi_step":
+        config = with_values(config, schedule__milestones_epochs=(1.0, 2.0))
+    return config
+
+
 def with_key(config: Config, key: str, value: Any) -> Config:
-    """The configuration with a dotted key set, and the choice that reads it chosen."""
+    """The configuration with a dotted key set, and the first choice that reads it chosen."""
     if key in check._READ_BY:
-        choice_key, choice = check._READ_BY[key]
-        config = with_values(config, **{choice_key.replace(".", "__"): choice})
-    if value_at(config, "data.dataset") == "folder":
-        config = with_values(config, data__root="somewhere")
+        choice_key, choices = check._READ_BY[key]
+        config = with_choice(config, choice_key, choices[0])
     return with_values(config, **{key.replace(".", "__"): value})
+
+
+def with_data(config: Config, dataset: str, **values: Any) -> Config:
+    """The configuration with a data set, and with the root that some cannot do without."""
+    root = "somewhere" if dataset in ("folder", "manifest") else None
+    return with_values(config, data__dataset=dataset, data__root=root, **values)
 
 
 def kinds_of(key: str) -> tuple[Any, ...]:
@@ -41,20 +58,44 @@ def kinds_of(key: str) -> tuple[Any, ...]:
     return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
 
 
+def words_of(key: str) -> tuple[str, ...]:
+    """The choices of a key that is one among words."""
+    (literal,) = kinds_of(key)
+    return typing.get_args(literal)
+
+
+def typed_back(offer: str, config: Config, parser: ArgumentParser, tmp_path: Path) -> Config:
+    """The configuration with the option that a message offers, such as `--data.sampling balanced`, typed after it."""
+    path = tmp_path / "refused.yaml"
+    path.write_text(yaml.safe_dump(config_to_dict(config)))
+    return parse_config(["--config", str(path), *shlex.split(offer)], parser=parser)
+
+
 KEYS_OF_NUMBERS = [key for key in config_keys() if "." in key and {int, float} & set(kinds_of(key))]
 
 
 @pytest.mark.parametrize(
-    "key", [*check._READ_BY, *check._AT_LEAST, *check._ABOVE_ZERO, *check._FRACTIONS_BELOW_ONE, *check._AT_MOST]
+    "key",
+    [
+        *check._READ_BY,
+        *check._READ_BY_DATA,
+        *check._READ_ABOVE_ZERO,
+        *check._AT_LEAST,
+        *check._ABOVE_ZERO,
+        *check._FRACTIONS_BELOW_ONE,
+        *check._AT_MOST,
+    ],
 )
 def test_every_entry_of_the_tables_names_an_existing_key(key: str) -> None:
     assert key in config_keys()
 
 
 def test_every_choice_that_reads_a_key_is_a_choice_of_an_existing_key() -> None:
-    for choice_key, choice in check._READ_BY.values():
-        (literal,) = kinds_of(choice_key)
-        assert choice in typing.get_args(literal)
+    for choice_key, choices in check._READ_BY.values():
+        assert choices
+        assert set(choices) < set(words_of(choice_key)), "a key that every choice reads needs no entry"
+    for switch in itertools.chain(*check._READ_ABOVE_ZERO.values()):
+        assert {int, float} & set(kinds_of(switch))
 
 
 @pytest.mark.parametrize("key", check._AT_LEAST)
@@ -81,7 +122,7 @@ def test_a_fraction_must_be_below_one_and_not_negative(config: Config, key: str)
             check_config(with_key(config, key, value))
     with pytest.raises(ValueError, match=re.escape(f"{key}=-0.1 ")):
         check_config(with_key(config, key, -0.1))
-    check_config(with_key(config, key, 0.0))
+    check_config(with_key(config, key, 1e-12 if key == "schedule.rise_frac" else 0.0))  # 0 has a message of its own
     check_config(with_key(config, key, 0.99))
 
 
@@ -107,33 +148,300 @@ def test_no_number_may_be_nan(config: Config, key: str) -> None:
 
 
 def test_the_tests_of_numbers_saw_all_of_them() -> None:
-    assert len(KEYS_OF_NUMBERS) == 37
+    assert len(KEYS_OF_NUMBERS) == 44
 
 
-@pytest.mark.parametrize("key", check._READ_BY)
-def test_an_option_that_the_choice_does_not_read_is_refused_with_both_ways_out(config: Config, key: str) -> None:
-    choice_key, choice = check._READ_BY[key]
-    (literal,) = kinds_of(choice_key)
-    other = next(one for one in typing.get_args(literal) if one != choice)
-    value = {"data.root": "somewhere", "optim.nesterov": True, "optim.betas": (0.8, 0.9)}.get(key)
-    value = value or {"augment.rrc_scale": (0.1, 0.2), "augment.rrc_ratio": (0.8, 0.9)}.get(key, 2 if "." in key else 0)
-    value = 0.5 if float in kinds_of(key) else value
-    chosen = with_values(config, **{choice_key.replace(".", "__"): other, key.replace(".", "__"): value})
-    default = getattr(type(getattr(config, key.split(".")[0])), key.split(".")[1])
+def test_every_number_is_bounded_below() -> None:
+    bounded = {*check._AT_LEAST, *check._ABOVE_ZERO, *check._FRACTIONS_BELOW_ONE}
+    assert set(KEYS_OF_NUMBERS) - bounded == {"input.channels", "input.crop_frac"}, "check_input looks at these two"
+
+
+# --- options that are read by some choices only
+
+READ = [(key, choice) for key, (_, choices) in check._READ_BY.items() for choice in choices]
+UNREAD = [
+    (key, choice)
+    for key, (choice_key, choices) in check._READ_BY.items()
+    for choice in words_of(choice_key)
+    if choice not in choices
+]
+OTHER_VALUES = {
+    "optim.nesterov": True,
+    "optim.betas": (0.8, 0.9),
+    "schedule.milestones_epochs": (0.5, 1.0),
+    "schedule.momentum_range": (0.9, 0.8),
+    "augment.rrc_scale": (0.1, 0.2),
+    "augment.rrc_ratio": (0.8, 0.9),
+}
+
+
+def other_value(key: str) -> Any:
+    """A value of the key that is not its default, and that no check of ranges refuses."""
+    return OTHER_VALUES.get(key, 0.5 if float in kinds_of(key) else 2)
+
+
+def default_of(key: str) -> Any:
+    """The default as an instance shows it, which holds for default factories too."""
+    sections = {"data": DataConfig(dataset="digits"), "optim": OptimConfig(name="sgd", lr=1.0)}
+    section, name = key.split(".")
+    of = next(field.type for field in dataclasses.fields(Config) if field.name == section)
+    return getattr(sections[section] if section in sections else of(), name)  # type: ignore[operator]
+
+
+def test_the_tests_of_unread_options_saw_all_of_them() -> None:
+    assert len(check._READ_BY) == 19
+    assert (len(READ), len(UNREAD)) == (27, 74)
+    assert len(check._READ_BY_DATA) == 5
+
+
+@pytest.mark.parametrize(("key", "other"), UNREAD)
+def test_an_option_that_the_choice_does_not_read_is_refused_with_both_ways_out(
+    config: Config, key: str, other: str
+) -> None:
+    choice_key, choices = check._READ_BY[key]
+    value, default = other_value(key), default_of(key)
+    assert value != default
+    typed = default if isinstance(default, str) else json.dumps(default)
+    chosen = with_values(with_choice(config, choice_key, other), **{key.replace(".", "__"): value})
     wanted = (
-        f"{key}={value} is read only with {choice_key}={choice}, but {choice_key}={other}; "
-        f"drop it, or set it back to {default} if it is the recipe's, or use {choice_key}={choice}."
+        f"{key}={value} is read only with {choice_key}={' or '.join(choices)}, but {choice_key}={other}; "
+        f"drop it, or set it back to {typed} if it is the recipe's, or use {choice_key}={choices[0]}."
     )
     with pytest.raises(ValueError, match=re.escape(wanted)):
         check_config(chosen)
+    check_config(with_values(chosen, **{key.replace(".", "__"): default}))
+
+
+@pytest.mark.parametrize(("key", "choice"), READ)
+def test_an_option_is_accepted_with_every_choice_that_reads_it(config: Config, key: str, choice: str) -> None:
+    chosen = with_choice(config, check._READ_BY[key][0], choice)
+    chosen = with_values(chosen, **{key.replace(".", "__"): other_value(key)})
     if key == "optim.nesterov":
         chosen = with_values(chosen, optim__momentum=0.9)
-    check_config(with_values(chosen, **{choice_key.replace(".", "__"): choice}))
+    check_config(chosen)
+
+
+# --- kinds of data sets
+
+DATA_SETS: dict[str, str] = {
+    "digits": "digits",
+    "folder": "folder",
+    "manifest": "manifest",
+    "torchvision": "cifar10",
+    "own": "my_data.birds:Birds",
+}
+KIND_WORDS = {
+    "digits": "data.dataset=digits",
+    "folder": "data.dataset=folder",
+    "manifest": "data.dataset=manifest",
+    "torchvision": "a data set of torchvision's",
+    "own": "your own data set (data.dataset=package.module:Name)",
+}
+DATA_VALUES = {
+    "data.root": "elsewhere",
+    "data.args": {"folder": "elsewhere"},
+    "data.image_root": "elsewhere",
+    "data.path_column": "file",
+    "data.label_column": "species",
+}
+# by hand, from the meanings in the schema
+DATA_READERS = {
+    "data.root": {"folder", "manifest", "torchvision"},
+    "data.args": {"own"},
+    "data.image_root": {"manifest"},
+    "data.path_column": {"manifest"},
+    "data.label_column": {"manifest"},
+}
+
+
+def test_there_are_five_kinds_of_data_sets_and_all_are_tested() -> None:
+    assert set(typing.get_args(check.DataKind)) == set(DATA_SETS) == set(KIND_WORDS)
+    assert len(DATA_SETS) == 5
+    assert set(DATA_READERS) == set(check._READ_BY_DATA) == set(DATA_VALUES)
+
+
+@pytest.mark.parametrize(("kind", "dataset"), DATA_SETS.items())
+def test_the_name_of_a_data_set_says_its_kind(kind: str, dataset: str) -> None:
+    assert data_kind(dataset) == kind
+
+
+@pytest.mark.parametrize("dataset", ["cifar100", "digit", "Folder", "", "no_such_set", "my_data.birds"])
+def test_any_other_name_is_looked_for_among_those_of_torchvision(dataset: str) -> None:
+    assert data_kind(dataset) == "torchvision"
+
+
+@pytest.mark.parametrize(("kind", "dataset"), DATA_SETS.items())
+def test_every_kind_of_data_set_passes_with_what_it_needs(config: Config, kind: str, dataset: str) -> None:
+    check_config(with_data(config, dataset))
+
+
+@pytest.mark.parametrize("kind", DATA_SETS)
+@pytest.mark.parametrize("key", DATA_READERS)
+def test_an_option_of_data_that_the_kind_does_not_read_is_refused_naming_who_does(
+    config: Config, key: str, kind: str
+) -> None:
+    dataset, value = DATA_SETS[kind], DATA_VALUES[key]
+    chosen = with_values(with_data(config, dataset), **{key.replace(".", "__"): value})
+    if kind in DATA_READERS[key]:
+        check_config(chosen)
+        return
+    readers = " or ".join(KIND_WORDS[one] for one in DATA_SETS if one in DATA_READERS[key])
+    wanted = f"{key}={value} is read only with {readers}, but data.dataset={dataset}; drop it, or use another data.data"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(chosen)
+    check_config(with_values(chosen, **{key.replace(".", "__"): default_of(key)}))
+
+
+def test_a_manifest_without_a_root_is_refused_with_the_option_to_add(
+    config: Config, parser: ArgumentParser, tmp_path: Path
+) -> None:
+    wrong = with_values(config, data__dataset="manifest")
+    wanted = (
+        "data.dataset=manifest needs data.root, the folder that holds train.csv (or .tsv, .jsonl) or such a file "
+        "itself; add --data.root DIR."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(wrong)
+    assert typed_back("--data.root DIR", wrong, parser, tmp_path).data.root == "DIR"
+
+
+@pytest.mark.parametrize("kind", DATA_SETS)
+def test_only_a_manifest_can_weight_its_images_and_the_offers_work(
+    config: Config, parser: ArgumentParser, tmp_path: Path, kind: str
+) -> None:
+    chosen = with_data(config, DATA_SETS[kind], data__sampling="weighted")
+    if kind == "manifest":
+        check_config(chosen)
+        return
+    wanted = (
+        f"data.sampling=weighted takes weights from a manifest, but data.dataset={DATA_SETS[kind]}; use "
+        "--data.sampling balanced, or --data.class_weights.NAME FACTOR."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(chosen)
+    assert typed_back("--data.sampling balanced", chosen, parser, tmp_path).data.sampling == "balanced"
+    factors = typed_back("--data.sampling shuffled --data.class_weights.cat 2", chosen, parser, tmp_path)
+    assert factors.data.class_weights == {"cat": 2.0}
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
+def test_a_factor_of_a_class_must_be_above_zero_and_finite(config: Config, factor: float) -> None:
+    wanted = f"data.class_weights.dog={factor} must be a number above 0; for example 2."
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(with_values(config, data__class_weights={"cat": 2.0, "dog": factor}))
+
+
+@pytest.mark.parametrize("sampling", ["shuffled", "balanced", "weighted"])
+def test_factors_of_classes_go_with_every_sampling(config: Config, sampling: str) -> None:
+    chosen = with_data(config, "manifest", data__sampling=sampling)
+    check_config(with_values(chosen, data__class_weights={"cat": 2.0, "dog": 1e-12}))
+
+
+# --- schedules
+
+
+def test_every_schedule_passes_with_its_defaults_and_its_milestones(config: Config) -> None:
+    names = words_of("schedule.name")
+    assert len(names) == 7
+    for name in names:
+        check_config(with_choice(config, "schedule.name", name))
+
+
+def example_in(message: str) -> str:
+    """The option that a message ends with."""
+    return message.partition("for example ")[2].rstrip(".")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4, 300])
+@pytest.mark.parametrize(
+    "milestones",
+    [(), (2.0, 1.0), (0.5, 0.5), (0.0, 0.5), (-0.5, 0.5), (0.5, 300.0), (301.0,), (math.nan,), (math.inf,)],
+)
+def test_milestones_that_do_not_rise_within_the_training_are_refused_and_the_example_works_when_typed_back(
+    config: Config, parser: ArgumentParser, tmp_path: Path, milestones: tuple[float, ...], epochs: int
+) -> None:
+    config = with_values(config, train__epochs=epochs)
+    wrong = with_values(config, schedule__name="multi_step", schedule__milestones_epochs=milestones)
+    wanted = (
+        f"schedule.milestones_epochs={list(milestones)} must be one or more epochs that rise from above 0 to below "
+        f"train.epochs={epochs}; for example --schedule.milestones_epochs "
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)) as caught:
+        check_config(wrong)
+    offered = typed_back(example_in(str(caught.value)), wrong, parser, tmp_path)
+    assert offered.schedule.milestones_epochs == (epochs / 2, epochs * 3 / 4)
+
+
+def test_milestones_with_no_number_among_them_are_always_refused(config: Config) -> None:
+    multi_step = with_values(config, schedule__name="multi_step")
+    for _ in range(200):  # a set of nan and numbers may come out in any order
+        milestones = (1.0, float("nan"), 3.0)
+        with pytest.raises(ValueError, match=r"milestones_epochs=\[1\.0, nan, 3\.0\] must"):
+            check_config(with_values(multi_step, schedule__milestones_epochs=milestones))
+
+
+@pytest.mark.parametrize("milestones", [(2.0,), (0.25, 3.999), (1.0, 2.0, 3.0)])
+def test_milestones_that_rise_within_the_training_pass(config: Config, milestones: tuple[float, ...]) -> None:
+    check_config(with_values(config, schedule__name="multi_step", schedule__milestones_epochs=milestones))
+
+
+def test_one_cycle_takes_no_warm_up_and_says_what_to_set_instead(config: Config) -> None:
+    wrong = with_values(config, schedule__name="one_cycle", schedule__warmup_epochs=0.5)
+    wanted = (
+        "schedule.warmup_epochs=0.5 does not go with schedule one_cycle, which rises by itself; drop it, and set "
+        "schedule.rise_frac."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(wrong)
+    check_config(with_values(wrong, schedule__warmup_epochs=0.0, schedule__rise_frac=0.125))
+
+
+@pytest.mark.parametrize("name", ["constant", "step", "multi_step", "exponential", "cosine", "plateau"])
+def test_every_other_schedule_takes_a_warm_up(config: Config, name: str) -> None:
+    check_config(with_values(with_choice(config, "schedule.name", name), schedule__warmup_epochs=0.5))
+
+
+def test_one_cycle_needs_a_part_to_rise_in(config: Config) -> None:
+    wrong = with_values(config, schedule__name="one_cycle", schedule__rise_frac=0.0)
+    with pytest.raises(ValueError, match=r"schedule\.rise_frac=0 leaves one_cycle nothing to rise in; use 0\.3\."):
+        check_config(wrong)
+    check_config(with_values(wrong, schedule__rise_frac=0.3))
+
+
+@pytest.mark.parametrize(
+    "momentum_range", [(0.85, 0.95), (1.0, 0.9), (0.9, -0.1), (math.nan, 0.1), (0.9, math.nan), (math.inf, 0.5)]
+)
+def test_a_range_of_momentum_that_does_not_fall_within_0_to_1_is_refused_and_the_offer_works(
+    config: Config, momentum_range: tuple[float, float]
+) -> None:
+    wrong = with_values(config, schedule__name="one_cycle", schedule__momentum_range=momentum_range)
+    high, low = momentum_range
+    wanted = f"schedule.momentum_range=[{high:g}, {low:g}] must fall within 0 to below 1; use [0.95, 0.85]."
+    with pytest.raises(ValueError, match=re.escape(wanted)) as caught:
+        check_config(wrong)
+    check_config(with_values(wrong, schedule__momentum_range=offered_pair(str(caught.value))))
+
+
+@pytest.mark.parametrize("momentum_range", [(0.95, 0.85), (0.9, 0.9), (0.99, 0.0), (0.0, 0.0)])
+def test_a_range_of_momentum_that_falls_or_stays_passes(config: Config, momentum_range: tuple[float, float]) -> None:
+    check_config(with_values(config, schedule__name="one_cycle", schedule__momentum_range=momentum_range))
+
+
+def test_early_stopping_waits_at_least_one_epoch(config: Config) -> None:
+    for num_epochs in (0, -3):
+        wanted = f"train.early_stop_epochs={num_epochs} is too small; it must be at least 1; use 1."
+        with pytest.raises(ValueError, match=re.escape(wanted)):
+            check_config(with_values(config, train__early_stop_epochs=num_epochs))
+    for passing in (None, 1, 1000):
+        check_config(with_values(config, train__early_stop_epochs=passing))
+
+
+# --- combinations and sizes
 
 
 def test_betas_must_each_be_a_fraction_below_one(config: Config) -> None:
     for betas in ((1.0, 0.9), (0.9, -0.1)):
-        wanted = f"optim.betas={betas} must each be at least 0 and below 1; use (0.9, 0.999)."
+        wanted = f"optim.betas={list(betas)} must each be at least 0 and below 1; use [0.9, 0.999]."
         with pytest.raises(ValueError, match=re.escape(wanted)):
             check_config(with_values(config, optim__betas=betas))
     check_config(with_values(config, optim__betas=(0.9, 0.999)))
@@ -204,7 +512,7 @@ def test_a_crop_larger_than_the_image_or_empty_is_refused(crop_frac: float, offe
 
 
 def offered_pair(message: str) -> tuple[float, float]:
-    low, high = re.search(r"use \(([\d.]+), ([\d.]+)\)\.$", message).groups()  # type: ignore[union-attr]
+    low, high = re.search(r"use \[([\d.]+), ([\d.]+)\]\.$", message).groups()  # type: ignore[union-attr]
     return float(low), float(high)
 
 
@@ -213,7 +521,7 @@ def offered_pair(message: str) -> tuple[float, float]:
 )
 def test_an_impossible_rrc_scale_is_refused_and_the_offer_works(config: Config, scale: tuple[float, float]) -> None:
     wrong = with_values(config, augment__crop="rrc", augment__rrc_scale=scale)
-    wanted = re.escape(f"augment.rrc_scale=({scale[0]:g}, {scale[1]:g}) must rise within 0 to 1")
+    wanted = re.escape(f"augment.rrc_scale=[{scale[0]:g}, {scale[1]:g}] must rise within 0 to 1")
     with pytest.raises(ValueError, match=wanted) as caught:
         check_config(wrong)
     check_config(with_values(wrong, augment__rrc_scale=offered_pair(str(caught.value))))
@@ -222,7 +530,7 @@ def test_an_impossible_rrc_scale_is_refused_and_the_offer_works(config: Config, 
 @pytest.mark.parametrize("ratio", [(0.0, 1.0), (-1.0, 1.0), (1.3, 0.7), (math.nan, 1.0), (0.75, math.inf)])
 def test_an_impossible_rrc_ratio_is_refused_and_the_offer_works(config: Config, ratio: tuple[float, float]) -> None:
     wrong = with_values(config, augment__crop="rrc", augment__rrc_ratio=ratio)
-    wanted = re.escape(f"augment.rrc_ratio=({ratio[0]:g}, {ratio[1]:g}) must be above 0 and rise")
+    wanted = re.escape(f"augment.rrc_ratio=[{ratio[0]:g}, {ratio[1]:g}] must be above 0 and rise")
     with pytest.raises(ValueError, match=wanted) as caught:
         check_config(wrong)
     check_config(with_values(wrong, augment__rrc_ratio=offered_pair(str(caught.value))))
@@ -273,7 +581,7 @@ def test_a_complete_and_correct_configuration_passes(config: Config) -> None:
 @pytest.mark.parametrize("scale", [(0.5, 0.3), (0.0, 0.3), (0.02, 1.5), (-1.0, 0.5), (math.nan, 1.0), (0.02, math.inf)])
 def test_an_impossible_erase_scale_is_refused_and_the_offer_works(config: Config, scale: tuple[float, float]) -> None:
     wrong = with_values(config, augment__erase_prob=0.5, augment__erase_scale=scale)
-    wanted = re.escape(f"augment.erase_scale=({scale[0]:g}, {scale[1]:g}) must rise within 0 to 1")
+    wanted = re.escape(f"augment.erase_scale=[{scale[0]:g}, {scale[1]:g}] must rise within 0 to 1")
     with pytest.raises(ValueError, match=wanted) as caught:
         check_config(wrong)
     check_config(with_values(wrong, augment__erase_scale=offered_pair(str(caught.value))))
@@ -282,7 +590,7 @@ def test_an_impossible_erase_scale_is_refused_and_the_offer_works(config: Config
 @pytest.mark.parametrize("ratio", [(0.0, 1.0), (-1.0, 1.0), (3.3, 0.3), (math.nan, 1.0), (0.3, math.inf)])
 def test_an_impossible_erase_ratio_is_refused_and_the_offer_works(config: Config, ratio: tuple[float, float]) -> None:
     wrong = with_values(config, augment__erase_prob=0.5, augment__erase_ratio=ratio)
-    wanted = re.escape(f"augment.erase_ratio=({ratio[0]:g}, {ratio[1]:g}) must be above 0 and rise")
+    wanted = re.escape(f"augment.erase_ratio=[{ratio[0]:g}, {ratio[1]:g}] must be above 0 and rise")
     with pytest.raises(ValueError, match=wanted) as caught:
         check_config(wrong)
     check_config(with_values(wrong, augment__erase_ratio=offered_pair(str(caught.value))))

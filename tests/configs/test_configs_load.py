@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from configs.load import (
     DEFAULT_RECIPE,
+    config_defaults,
     config_keys,
     config_to_dict,
     default_run_folder,
@@ -21,9 +23,11 @@ from configs.load import (
     parse_config,
     replace_section,
 )
-from configs.schema import Config, InputSpec, LoaderConfig, RunConfig, ScheduleConfig
+from configs.schema import Config, DataConfig, InputSpec, LoaderConfig, ModelConfig, RunConfig, ScheduleConfig
 
 Parse = Callable[..., Config]
+
+BIRDS = {"folder": "DIR", "size": 3}  # arguments of a data set
 
 
 def test_a_recipe_alone_gives_what_it_says_and_the_defaults(parse: Parse, config: Config) -> None:
@@ -53,6 +57,9 @@ def test_numbers_in_scientific_notation_are_numbers_in_a_recipe_too(parse: Parse
         (["--resum", "auto"], "resum", "resume"),
         (["--modle", "x"], "modle", "model"),
         (["--optim.learning_rate", "3"], "optim.learning_rate", "optim."),
+        (["--schedule.milestones", "[2]"], "schedule.milestones", "schedule.milestones_epochs"),
+        (["--data.class_weight.cat", "2"], "data.class_weight.cat", "data.class_weights"),
+        (["--dry-runn"], "dry-runn", "dry_run"),
     ],
 )
 def test_an_unknown_or_abbreviated_option_is_refused_with_the_nearest_one(
@@ -103,18 +110,25 @@ def test_an_unknown_key_in_a_recipe_is_refused_with_the_nearest_one(
         ("input.mean", "[a]", "float"),
         ("input.size_px", "big", "int"),
         ("model.args", "3", "dict"),
+        ("data.args", "3", "dict"),
+        ("data.class_weights", "{cat: two}", "float"),
+        ("schedule.milestones_epochs", "2", "tuple"),
+        ("schedule.momentum_range", "[0.9]", "tuple with 2 elements"),
+        ("train.early_stop_epochs", "1.5", "int"),
+        ("run.trackers", "wandb", "tuple"),
+        ("dry_run", "perhaps", "bool"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_naming_key_value_and_type(
     parse: Parse, recipe: str, key: str, value: str, wanted: str
 ) -> None:
-    section, name = key.split(".")
+    section, _, name = key.rpartition(".")
     plain = yaml.safe_load(recipe)
-    plain.setdefault(section, {})[name] = yaml.safe_load(value)
+    (plain.setdefault(section, {}) if section else plain)[name] = yaml.safe_load(value)
     for attempt in (lambda: parse(f"--{key}", value), lambda: parse(recipe=yaml.safe_dump(plain))):
         with pytest.raises(ValueError, match=rf'"{re.escape(key)}"(?s:.*)Expected a (<class \')?{wanted}') as caught:
             attempt()
-        assert value.strip("[]") in str(caught.value)
+        assert value.strip("[]{}").removeprefix("cat: ") in str(caught.value)
 
 
 def test_sizes_over_time_are_pairs_on_the_command_line_and_in_a_recipe(parse: Parse, recipe: str) -> None:
@@ -164,6 +178,83 @@ def test_every_option_of_the_loader_is_read_from_the_command_line(
     assert value_at(parse(f"--{option}", value), option) == wanted
 
 
+@pytest.mark.parametrize(
+    ("words", "key", "wanted"),
+    [
+        ("--data.dataset cifar10 --data.root downloads", "data.root", "downloads"),
+        ("--data.dataset my.birds:Birds --data.args.folder DIR --data.args.size 3", "data.args", BIRDS),
+        ("--data.dataset manifest --data.root m --data.image_root images", "data.image_root", "images"),
+        ("--data.dataset manifest --data.root m --data.path_column file", "data.path_column", "file"),
+        ("--data.dataset manifest --data.root m --data.label_column species", "data.label_column", "species"),
+        ("--data.dataset manifest --data.root m --data.sampling weighted", "data.sampling", "weighted"),
+        ("--data.sampling balanced", "data.sampling", "balanced"),
+        ("--data.class_weights.cat 2 --data.class_weights.3 0.5", "data.class_weights", {"cat": 2.0, "3": 0.5}),
+        ("--data.class_weights '{guinea pig: 2, \"3\": 1}'", "data.class_weights", {"guinea pig": 2.0, "3": 1.0}),
+        ("--model.stem small", "model.stem", "small"),
+        ("--optim.name rmsprop --optim.alpha 0.9", "optim.alpha", 0.9),
+        ("--optim.name adam --optim.betas '[0.5, 0.9]'", "optim.betas", (0.5, 0.9)),
+        ("--schedule.name multi_step --schedule.milestones_epochs '[1, 2.5]'", "schedule.milestones_epochs", (1, 2.5)),
+        ("--schedule.name exponential --schedule.gamma 0.5", "schedule.gamma", 0.5),
+        ("--schedule.name one_cycle --schedule.start_lr_frac 0.1", "schedule.start_lr_frac", 0.1),
+        ("--schedule.name one_cycle --schedule.rise_frac 0.5", "schedule.rise_frac", 0.5),
+        (
+            "--schedule.name one_cycle --schedule.momentum_range '[0.95, 0.85]'",
+            "schedule.momentum_range",
+            (0.95, 0.85),
+        ),
+        ("--schedule.name plateau --schedule.patience_epochs 3", "schedule.patience_epochs", 3),
+        ("--schedule.name plateau --schedule.threshold_frac 0.01", "schedule.threshold_frac", 0.01),
+        ("--schedule.name plateau --schedule.min_lr_frac 1e-3", "schedule.min_lr_frac", 0.001),
+        ("--train.early_stop_epochs 5", "train.early_stop_epochs", 5),
+        ("--run.trackers []", "run.trackers", ()),
+        ("--run.trackers [wandb,tensorboard]", "run.trackers", ("wandb", "tensorboard")),
+        ("--run.trackers '[wandb, tensorboard]'", "run.trackers", ("wandb", "tensorboard")),
+        ("--dry_run true", "dry_run", True),
+        ("--dry_run=true", "dry_run", True),
+    ],
+)
+def test_every_option_of_data_optimizers_schedules_and_trackers_is_read_as_it_is_typed(
+    parse: Parse, words: str, key: str, wanted: Any
+) -> None:
+    read = value_at(parse(*shlex.split(words)), key)
+    assert read == wanted
+    assert type(read) is type(wanted)
+
+
+@pytest.mark.parametrize(("name", "read"), [("3", "3, read as int"), ("1.5", "1.5, read as float")])
+def test_a_class_name_that_yaml_reads_as_a_number_is_refused_and_works_in_quotes(
+    parse: Parse, recipe: str, name: str, read: str
+) -> None:
+    with_weights = recipe.replace("dataset: digits", "dataset: digits\n  class_weights: {NAME: 2}")
+    wanted = (
+        f'data.class_weights has {read} and not as the name of a class; put the name in quotes, as in {{"cat": 2}}.'
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+        parse(recipe=with_weights.replace("NAME", name))
+    with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+        parse("--data.class_weights", f"{{{name}: 2}}")
+    assert parse(recipe=with_weights.replace("NAME", f'"{name}"')).data.class_weights == {name: 2.0}
+    assert parse("--data.class_weights", f'{{"{name}": 2}}').data.class_weights == {name: 2.0}
+    assert parse("--data.class_weights", '{"cat": 2}').data.class_weights == {"cat": 2.0}
+
+
+def test_trackers_and_milestones_in_a_recipe_are_lists(parse: Parse, recipe: str) -> None:
+    lists = "schedule: {name: multi_step, milestones_epochs: [1, 3]}\nrun: {trackers: [wandb]}\n"
+    config = parse(recipe=recipe + lists)
+    assert (config.schedule.milestones_epochs, config.run.trackers) == ((1.0, 3.0), ("wandb",))
+    assert parse(recipe=recipe + "run: {trackers: []}\n").run.trackers == ()
+
+
+def test_milestones_that_are_missing_are_refused_with_an_example_that_works_typed_after_the_same_words(
+    parse: Parse,
+) -> None:
+    words = ["--schedule.name", "multi_step"]
+    with pytest.raises(ValueError, match=r"^schedule\.milestones_epochs=\[\] must be one or more epochs") as caught:
+        parse(*words)
+    example = str(caught.value).partition("for example ")[2].rstrip(".")
+    assert parse(*words, *shlex.split(example)).schedule.milestones_epochs == (2.0, 3.0)
+
+
 def test_options_of_mixing_and_erasing_are_read_where_these_are_on(parse: Parse) -> None:
     words = "--augment.mixup_alpha 0.2 --augment.mix_prob 0.5 --augment.mix_switch_prob 0.25 --augment.erase_prob 0.1"
     augment = parse(*words.split(), "--augment.erase_scale", "[0.1, 0.2]", "--augment.erase_ratio", "[0.5, 2]").augment
@@ -184,8 +275,10 @@ def literal_keys() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_there_are_thirteen_keys_that_are_choices_among_words() -> None:
-    assert len(literal_keys()) == 13
+def test_there_are_fourteen_keys_that_are_choices_among_words() -> None:
+    assert len(literal_keys()) == 14
+    assert literal_keys()["data.sampling"] == ("shuffled", "balanced", "weighted")
+    assert "data.dataset" not in literal_keys(), "its names are torchvision's and the user's too, and checked elsewhere"
 
 
 @pytest.mark.parametrize("key", literal_keys())
@@ -267,9 +360,67 @@ def test_load_config_takes_the_default_recipe_unless_one_is_given(parser: Argume
         assert load_config(argv, prog="train.py", description="").train.epochs == 99
 
 
+@pytest.mark.parametrize("as_one_word", [False, True])
+@pytest.mark.parametrize(
+    ("words", "name", "args"),
+    [
+        ("", "simple_cnn", {"norm": "batch", "width": 8}),
+        ("--model.name simple_cnn", "simple_cnn", {"norm": "batch", "width": 8}),
+        ("--model.name=simple_cnn --model.args.width 9", "simple_cnn", {"norm": "batch", "width": 9}),
+        ("--model.name mlp", "mlp", {}),
+        ("--model.name=mlp --dry-run", "mlp", {}),
+        ("--model.name mlp --model.args.width 9", "mlp", {"width": 9}),
+        ("--model.args.width 9 --train.epochs 3 --model.name mlp", "mlp", {"width": 9}),
+        ("--model.name my_models:Net --model.args '{depth: 2}'", "my_models:Net", {"depth": 2}),
+    ],
+)
+def test_arguments_of_the_recipes_network_hold_only_where_the_network_stays(
+    tmp_path: Path, recipe: str, words: str, name: str, args: dict[str, Any], as_one_word: bool
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.replace("name: simple_cnn", "name: simple_cnn\n  args: {norm: batch, width: 8}"))
+    chosen = [f"--config={path}"] if as_one_word else ["--config", str(path)]
+    model = load_config([*chosen, *shlex.split(words)], prog="train.py", description="").model
+    assert model == ModelConfig(name=name, args=args)
+
+
+def test_arguments_of_the_default_recipes_network_do_not_hold_for_another_one() -> None:
+    assert load_config([], prog="train.py", description="").model.args
+    assert load_config(["--model.name", "mlp"], prog="train.py", description="").model == ModelConfig(name="mlp")
+
+
+@pytest.mark.parametrize("words", [["--model.name"], ["--model.name", "mlp", "--model.nam", "x"]])
+def test_a_recipe_or_an_option_at_fault_is_told_beside_another_network_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    for argv in (words, ["--config", str(tmp_path / "nowhere.yaml"), *words]):
+        with pytest.raises(SystemExit, match="2"):
+            load_config(argv, prog="train.py", description="")
+        error = capsys.readouterr().err
+        assert error.startswith("train.py: error: ")
+        assert "args={}" not in error, "nobody typed this"
+
+
+@pytest.mark.parametrize(
+    "argv", [["--dry-run"], ["--dry_run", "true"], ["--dry_run=true"], ["--train.epochs", "3", "--dry-run"]]
+)
+def test_a_dry_run_is_asked_for_in_either_spelling(argv: list[str], tmp_path: Path, recipe: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    for words in (argv, ["--config", str(path), *argv]):
+        assert load_config(words, prog="train.py", description="").dry_run is True
+        assert load_config([*words, "--dry_run=false"], prog="train.py", description="").dry_run is False
+    assert load_config([], prog="train.py", description="").dry_run is False
+
+
 @pytest.mark.parametrize(
     ("argv", "wanted"),
     [
+        (["--dry-run=true"], "unknown option 'dry-run'; nearest: dry_run"),
+        (["--dry_run"], "argument --dry_run: expected one argument"),
+        (["--dry_runs", "true"], "unknown option 'dry_runs'; nearest: dry_run"),
+        (["--run.tracker", "[]"], "unknown option 'run.tracker'; nearest: run.trackers"),
+        (["--train.early_stop_epochs", "0"], "train.early_stop_epochs=0 is too small; it must be at least 1; use 1."),
         (["--model.nam", "x"], "unknown option 'model.nam'; nearest: model.name"),
         (["--train.epochs", "0"], "train.epochs=0 is too small; it must be at least 1; use 1."),
     ],
@@ -295,6 +446,7 @@ def everything_changed(config: Config) -> Config:
     config = replace_section(config, "model", args={"norm": "layer", "dropout": 0.5, "width": 64})
     config = replace_section(config, "optim", betas=(0.8, 0.95), eps=1e-6, weight_decay=5e-4)
     config = replace_section(config, "train", accumulation=2, precision="bf16", label_smoothing=0.1)
+    config = replace_section(config, "data", sampling="balanced", class_weights={"cat": 2.0, "guinea pig": 0.5})
     return dataclasses.replace(
         config,
         input=InputSpec(size_px=64, channels=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic"),
@@ -305,7 +457,73 @@ def everything_changed(config: Config) -> Config:
     )
 
 
-@pytest.mark.parametrize("change", [lambda config: config, everything_changed], ids=["defaults", "everything_changed"])
+def own_data_and_model(config: Config) -> Config:
+    """A valid configuration with what the user wrote, one_cycle, adam and a dry run."""
+    config = replace_section(config, "optim", name="adam", betas=(0.85, 0.99))
+    config = replace_section(config, "train", early_stop_epochs=3)
+    return dataclasses.replace(
+        config,
+        data=DataConfig(dataset="my_data.birds:Birds", args=BIRDS),
+        model=ModelConfig(name="my_models:Net", args={"width": 8}),
+        schedule=ScheduleConfig(name="one_cycle", start_lr_frac=0.1, rise_frac=0.25, momentum_range=(0.95, 0.85)),
+        run=RunConfig(trackers=()),
+        dry_run=True,
+    )
+
+
+def manifest_and_milestones(config: Config) -> Config:
+    """A valid configuration with every option of a manifest, multi_step and rmsprop."""
+    config = replace_section(config, "data", dataset="manifest", root="birds.csv", image_root="images")
+    config = replace_section(config, "data", path_column="file", label_column="species", sampling="weighted")
+    config = replace_section(config, "optim", name="rmsprop", momentum=0.9, alpha=0.95, eps=1e-3)
+    return dataclasses.replace(
+        config,
+        model=ModelConfig(name="torchvision/resnet18", stem="small"),
+        schedule=ScheduleConfig(name="multi_step", milestones_epochs=(1.5, 3.0), gamma=0.5),
+        run=RunConfig(trackers=("wandb", "tensorboard")),
+    )
+
+
+def torchvision_and_plateau(config: Config) -> Config:
+    """A valid configuration with a data set to download and every option of plateau."""
+    schedule = ScheduleConfig(name="plateau", gamma=0.5, patience_epochs=2, threshold_frac=0.01, min_lr_frac=0.001)
+    return dataclasses.replace(config, data=DataConfig(dataset="cifar10", root="downloads"), schedule=schedule)
+
+
+CHANGES = [everything_changed, own_data_and_model, manifest_and_milestones, torchvision_and_plateau]
+
+
+def test_the_changed_configurations_between_them_set_every_section_and_nearly_every_key(config: Config) -> None:
+    changed = set()
+    for change in CHANGES:
+        one = change(config)
+        changed |= {key for key in config_keys() if value_at(one, key) != value_at(config, key)}
+    assert set(config_keys()) - changed == {
+        "data.split_seed",
+        "data.rescan",
+        "input.fit",
+        "input.crop_frac",
+        "augment.pad_px",
+        "augment.rrc_ratio",
+        "augment.mix_prob",
+        "augment.mix_switch_prob",
+        "augment.erase_ratio",
+        "loader.num_threads",
+        "loader.prefetch_batches",
+        "loader.eval_batch_size_per_rank",
+        "optim.lr",
+        "optim.nesterov",
+        "schedule.step_epochs",
+        "train.epochs",
+        "train.global_batch_size",
+        "run.log_every_steps",
+        "run.checkpoint_every_steps",
+        "run.keep_checkpoints",
+        "run.world_size",
+    }
+
+
+@pytest.mark.parametrize("change", [lambda config: config, *CHANGES], ids=["defaults", *(f.__name__ for f in CHANGES)])
 def test_a_configuration_written_as_yaml_is_read_back_equal(
     parse: Parse, config: Config, change: Callable[[Config], Config]
 ) -> None:
@@ -329,7 +547,27 @@ def test_config_to_dict_holds_plain_values_only(config: Config) -> None:
     assert plain["input"]["mean"] == [0.1, 0.2, 0.3]
     assert plain["augment"]["sizes_px"] == [[0.0, 48], [1.5, 64]]
     assert plain["run"]["out"] == "runs/here"
+    assert plain["data"]["class_weights"] == {"cat": 2.0, "guinea pig": 0.5}
+    assert plain["data"]["args"] == {}
+    assert plain["schedule"]["milestones_epochs"] == []
+    assert plain["run"]["trackers"] == ["tensorboard"]
     assert plain == yaml.safe_load(yaml.safe_dump(plain))
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "data.root": "elsewhere/digits",
+    "data.image_root": "elsewhere/images",
+    "data.args": {"folder": "x"},
+    "data.class_weights": {"cat": 2.0},
+    "input.mean": (0.5,),
+    "input.std": (0.25,),
+    "augment.sizes_px": ((0.5, 16),),
+    "model.args": {"width": 64},
+    "schedule.milestones_epochs": (1.0, 2.0),
+    "schedule.momentum_range": (0.95, 0.85),
+    "run.out": "x",
+    "run.trackers": (),
+}
 
 
 def another_value(value: Any, key: str) -> Any:
@@ -337,14 +575,12 @@ def another_value(value: Any, key: str) -> Any:
     words = literal_keys().get(key)
     if words:
         return next(word for word in words if word != value)
-    if key == "data.root":
-        return "elsewhere/digits"
-    named = {"input.mean": (0.5,), "input.std": (0.25,), "model.args": {"width": 64}, "run.out": "x", "model.name": "x"}
-    named["augment.sizes_px"] = ((0.5, 16),)
-    if key in named:
-        return named[key]
+    if key in OTHER_VALUES:
+        return OTHER_VALUES[key]
     if isinstance(value, bool):
         return not value
+    if isinstance(value, str):
+        return value + "_2"
     if isinstance(value, tuple):
         return tuple(part / 2 for part in value)
     return 1 if value is None else value + 1
@@ -352,7 +588,8 @@ def another_value(value: Any, key: str) -> Any:
 
 def with_key(config: Config, key: str, value: Any) -> Config:
     section, _, name = key.rpartition(".")
-    return replace_section(config, section, **{name: value}) if section else dataclasses.replace(config, resume=value)
+    change: dict[str, Any] = {name: value}
+    return replace_section(config, section, **change) if section else dataclasses.replace(config, **change)
 
 
 def value_at(config: Any, key: str) -> Any:
@@ -370,7 +607,7 @@ def test_the_run_folder_and_the_differing_keys_follow_the_fields_that_determine_
     assert value_at(changed, key) != before
     differing = differing_keys(config_to_dict(changed), config_to_dict(config))
     if key in config_keys(may_change=False):
-        old, new = (value_at(config_to_plain(one), key) for one in (config, changed))
+        old, new = (plain_value_at(config_to_dict(one), key) for one in (config, changed))
         assert default_run_folder(changed) != default_run_folder(config)
         assert differing == [f"{key}: {old} -> {new}"]
     else:
@@ -379,15 +616,10 @@ def test_the_run_folder_and_the_differing_keys_follow_the_fields_that_determine_
         assert differing == []
 
 
-def config_to_plain(config: Config) -> Any:
-    """The plain dict with attribute access, for `value_at`."""
-
-    class Plain:
-        def __init__(self, plain: dict[str, Any]) -> None:
-            for name, value in plain.items():
-                setattr(self, name, Plain(value) if isinstance(value, dict) and name != "args" else value)
-
-    return Plain(config_to_dict(config))
+def plain_value_at(plain: Any, key: str) -> Any:
+    for part in key.split("."):
+        plain = plain[part]
+    return plain
 
 
 def test_a_key_that_an_older_run_did_not_have_had_its_default(config: Config) -> None:
@@ -399,6 +631,25 @@ def test_a_key_that_an_older_run_did_not_have_had_its_default(config: Config) ->
     assert differing_keys(smoothed, old) == ["train.label_smoothing: 0.0 -> 0.1"]
 
 
+@pytest.mark.parametrize("key", [key for key in config_keys(may_change=False) if key in config_defaults()])
+def test_every_default_is_what_a_key_that_an_older_run_did_not_have_stands_for(config: Config, key: str) -> None:
+    section, _, name = key.rpartition(".")
+    plain = config_to_dict(config)
+    old = {**plain, section: {one: value for one, value in plain[section].items() if one != name}}
+    assert differing_keys(plain, old) == []
+    changed = with_key(config, key, another_value(value_at(config, key), key))
+    before, after = (plain_value_at(config_to_dict(one), key) for one in (config, changed))
+    assert differing_keys(config_to_dict(changed), old) == [f"{key}: {before} -> {after}"]
+
+
+def test_the_defaults_are_those_of_every_key_but_the_required_ones(config: Config) -> None:
+    required = {"data.dataset", "model.name", "optim.name", "optim.lr", "train.epochs", "train.global_batch_size"}
+    defaults = config_defaults()
+    assert set(config_keys()) - set(defaults) == required
+    plain = config_to_dict(config)
+    assert {key: plain_value_at(plain, key) for key in defaults} == defaults
+
+
 def test_the_run_folder_is_named_after_data_and_model_and_survives_a_move_of_the_data(config: Config) -> None:
     assert re.fullmatch(r"runs/digits-simple_cnn-[0-9a-f]{8}", default_run_folder(config))
     here = replace_section(config, "data", dataset="folder", root="/here/cifar10")
@@ -407,6 +658,69 @@ def test_the_run_folder_is_named_after_data_and_model_and_survives_a_move_of_the
     assert default_run_folder(here) != default_run_folder(there), "other images are another run"
     slash = replace_section(config, "model", name="timm/resnet18")
     assert re.fullmatch(r"runs/digits-timm_resnet18-[0-9a-f]{8}", default_run_folder(slash))
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "wanted"),
+    [
+        (DataConfig(dataset="cifar10"), "simple_cnn", "cifar10-simple_cnn"),
+        (DataConfig(dataset="cifar10", root="/some/downloads"), "simple_cnn", "cifar10-simple_cnn"),
+        (DataConfig(dataset="my_data.birds:Birds"), "simple_cnn", "my_data.birds.Birds-simple_cnn"),
+        (DataConfig(dataset="manifest", root="/some/birds"), "simple_cnn", "birds-simple_cnn"),
+        (DataConfig(dataset="manifest", root="/some/birds.csv"), "simple_cnn", "birds.csv-simple_cnn"),
+        (DataConfig(dataset="digits"), "torchvision/resnet18", "digits-torchvision_resnet18"),
+        (DataConfig(dataset="digits"), "timm/vit_tiny_patch16_224", "digits-timm_vit_tiny_patch16_224"),
+        (DataConfig(dataset="digits"), "my_models.nets:Net", "digits-my_models.nets.Net"),
+        (DataConfig(dataset="a:B"), "c.d:E", "a.B-c.d.E"),
+    ],
+)
+def test_the_name_of_a_run_folder_has_no_slash_or_colon_of_data_or_model(
+    config: Config, data: DataConfig, model: str, wanted: str
+) -> None:
+    folder = default_run_folder(replace_section(dataclasses.replace(config, data=data), "model", name=model))
+    assert re.fullmatch(rf"runs/{re.escape(wanted)}-[0-9a-f]{{8}}", folder)
+    assert folder.count("/") == 1
+    assert ":" not in folder
+
+
+def test_arguments_and_choices_of_ones_own_data_set_and_model_are_other_runs(config: Config) -> None:
+    own = own_data_and_model(config)
+    others = [
+        replace_section(own, "data", args={**BIRDS, "size": 4}),
+        replace_section(own, "data", dataset="my_data.birds:Ducks"),
+        replace_section(own, "model", args={"width": 16}),
+        replace_section(own, "model", name="my_models.Net"),
+        replace_section(own, "data", class_weights={"cat": 2.0}),
+    ]
+    assert len({default_run_folder(one) for one in (own, *others)}) == 6
+    assert default_run_folder(dataclasses.replace(own, dry_run=False)) == default_run_folder(own)
+
+
+# The names that commit 489a0e2 gave, before there were other data sets, optimizers and schedules than these: a run
+# begun then is found again. A new field must have a default that means what was done without it.
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, "runs/digits-simple_cnn-b61ab7a4"),
+        ({"model": {"args": {"norm": "batch", "width": 64}}}, "runs/digits-simple_cnn-3492717a"),
+        (
+            {
+                "data": {"dataset": "folder", "root": "/data/images", "val_frac": 0.2},
+                "model": {"args": {"norm": "batch", "width": 64}},
+                "optim": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True},
+                "schedule": {"name": "cosine", "warmup_epochs": 0.5, "final_lr_frac": 0.01},
+            },
+            "runs/images-simple_cnn-baa1be13",
+        ),
+    ],
+    ids=["defaults", "model_args", "folder"],
+)
+def test_a_run_begun_before_a_field_existed_finds_its_folder_again(
+    config: Config, changes: dict[str, dict[str, Any]], wanted: str
+) -> None:
+    for section, values in changes.items():
+        config = replace_section(config, section, **values)
+    assert default_run_folder(config) == wanted
 
 
 def test_replace_section_leaves_the_original_and_the_other_sections_alone(config: Config) -> None:

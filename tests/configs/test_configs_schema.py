@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 
 from configs import schema
 from configs.load import config_keys
-from configs.schema import Config
+from configs.schema import Config, OptimConfig
 
 ROOT = Path(schema.__file__).parent.parent
 DATACLASSES = [thing for thing in vars(schema).values() if isinstance(thing, type) and dataclasses.is_dataclass(thing)]
@@ -60,8 +61,20 @@ def test_every_choice_is_explained_or_named_in_the_meaning_of_its_field(of: type
         choices = [choice for choice in literal_choices(field.type) if isinstance(choice, str)]
         if field.name == "interpolation":  # Filter for resizing: the words say it
             continue
+        if of is OptimConfig and field.name == "name":
+            continue  # As in torch.optim: the next test looks there
         missing = [choice for choice in choices if not re.search(rf"\b{choice}\b", documented[field.name])]
         assert not missing, f"{of.__name__}.{field.name} does not say what {missing} mean"
+
+
+def test_every_optimizer_is_one_of_torch_and_named_by_a_field_that_it_reads() -> None:
+    (kind,) = [field.type for field in dataclasses.fields(OptimConfig) if field.name == "name"]
+    names = get_args(kind)
+    assert len(names) == 4
+    documented = documented_attributes(OptimConfig)
+    for name in names:
+        assert name in {optimizer.lower() for optimizer in vars(torch.optim)}
+        assert re.search(rf"\b{name}\b", " ".join(documented.values())), f"no field says that {name} reads it"
 
 
 def literal_choices(kind: Any) -> list[Any]:
@@ -85,10 +98,11 @@ def test_help_shows_every_key_with_the_first_words_of_its_meaning(parser: Argume
 def test_config_keys_lists_each_leaf_once_and_the_sections_are_dataclasses() -> None:
     by_hand = []
     for field in dataclasses.fields(Config):
-        is_section = field.name != "resume"
-        assert isinstance(field.type, type) == is_section
+        is_section = field.name not in ("resume", "dry_run")
+        assert dataclasses.is_dataclass(field.type) == is_section
         by_hand += [f"{field.name}.{leaf}" for leaf in field.type.__annotations__] if is_section else [field.name]
     assert config_keys() == by_hand
+    assert len(by_hand) == 83
     assert len(by_hand) == len(set(by_hand)) == sum(len(dataclasses.fields(of)) for of in DATACLASSES) - 9
 
 
@@ -119,6 +133,7 @@ def test_fields_that_may_change_are_those_that_say_where_or_how_fast() -> None:
     may_change = set(config_keys()) - set(config_keys(may_change=False))
     assert may_change == {
         "data.root",
+        "data.image_root",
         "data.verify",
         "data.rescan",
         "loader.backend",
@@ -132,5 +147,7 @@ def test_fields_that_may_change_are_those_that_say_where_or_how_fast() -> None:
         "run.keep_checkpoints",
         "run.world_size",
         "run.num_threads",
+        "run.trackers",
         "resume",
+        "dry_run",
     }
