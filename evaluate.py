@@ -16,7 +16,7 @@ from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import clear_errors, start_runtime
 from models.build import build_model
-from pipelines.build import Place, build_data, build_evaluation_loader, check_classes
+from pipelines.build import Place, build_data, build_evaluation_loader, check_classes, check_dataset
 
 
 def main() -> None:
@@ -43,6 +43,7 @@ def main() -> None:
     with clear_errors():
         config = with_card(resolve_config(config, os.environ), card)
         config = replace_section(config, "run", world_size=None)  # any number of processes gives the same score
+        check_dataset(config.data)
         runtime = start_runtime(config.train.precision, config.run)
         with runtime.first_on_this_machine():
             data = build_data(config, show_progress=runtime.is_main)

@@ -33,7 +33,7 @@ from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Runtime, clear_errors, start_runtime
 from models.build import build_model, check_model, check_sizes
-from pipelines.build import Place, build_data, build_loaders, describe_data, fingerprint_splits
+from pipelines.build import Place, build_data, build_loaders, check_dataset, describe_data, fingerprint_splits
 from report.curves import draw_curves
 from report.page import write_page
 
@@ -43,6 +43,7 @@ def main() -> None:
     config = load_config(sys.argv[1:], prog="train.py", description=__doc__ or "")
     with clear_errors():
         config = resolve_config(config, os.environ)
+        check_dataset(config.data)
         check_model(config.model)
         runtime = start_runtime(config.train.precision, config.run)
         check_batch(config, world_size=runtime.world_size)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from configs.check import check_config
+from configs.check import check_config, data_kind
 from configs.nearest import nearest
 from configs.schema import Config
 
@@ -136,11 +136,15 @@ def default_run_folder(config: Config) -> str:
     values = {key: _lookup(plain, key) for key in config_keys(may_change=False)}
     values = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
     values["model.args"] = plain["model"]["args"]  # in the hash from the first version on, empty or not
-    values["data.root"] = config.data.root and str(Path(config.data.root).resolve())  # other images, another run
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     data = config.data.dataset
-    if config.data.root is not None and data in ("folder", "manifest"):
-        data = Path(config.data.root).resolve().name
+    # torchvision's data sets are the same wherever they lie
+    root = config.data.root if data_kind(data) != "torchvision" else None
+    values["data.root"] = root and str(Path(root).resolve())  # other images, another run
+    if config.data.image_root is not None:
+        values["data.image_root"] = str(Path(config.data.image_root).resolve())
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    if root is not None:
+        data = Path(root).resolve().name
     data, model = (name.replace("/", "_").replace(":", ".") for name in (data, config.model.name))
     return f"runs/{data}-{model}-{digest}"
 

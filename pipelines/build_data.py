@@ -80,16 +80,28 @@ def build_data(config: Config, *, show_progress: bool) -> Data:
         action = config.data.on_bad_sample if split == "train" else config.data.on_bad_eval_sample
         if action == "raise":
             refuse_bad(source, source.bad)
-    if "val" not in splits and config.run.select == "best":
-        raise ValueError(
-            "run.select=best needs val to choose by, but data.val_frac=0 and the data has no val/; "
-            "use run.select=last, or data.val_frac=0.1."
-        )
+    if "val" not in splits:
+        _check_no_val_is_needed(config)
     skip_bad = config.data.on_bad_sample == "replace"
     spec = complete_input(config.input, splits=list(splits.values()), skip_bad=skip_bad, show_progress=show_progress)
     if config.augment.crop == "pad":
         check_pad(config.augment.pad_px, size_px=given(spec.size_px))
     return Data(train=splits["train"], val=splits.get("val"), test=splits.get("test"), spec=spec)
+
+
+def _check_no_val_is_needed(config: Config) -> None:
+    needs = {
+        "run.select=best": config.run.select == "best",
+        "train.early_stop_epochs": config.train.early_stop_epochs is not None,
+        "schedule.name=plateau": config.schedule.name == "plateau",
+    }
+    asked = [name for name, is_asked in needs.items() if is_asked]
+    if asked:
+        instead = {"run.select=best": "use run.select=last"}.get(asked[0], "leave it out")
+        raise ValueError(
+            f"{asked[0]} needs val to go by, but there is no val: data.val_frac=0 and the data has no val/; {instead}, "
+            "or use data.val_frac=0.1."
+        )
 
 
 def _read_splits(config: Config, *, show_progress: bool) -> dict[str, Source]:

@@ -304,12 +304,6 @@ def test_a_batch_too_large_for_memory_is_refused_with_one_that_fits(small_recipe
     assert re.search(r"1,290 images at a time need at least [\d.]+ GiB .* about \d+ at a time are safe", message)
 
 
-@pytest.mark.parametrize("options", [("--train.early_stop_epochs", "2"), ("--schedule.name", "plateau")])
-def test_what_goes_by_val_is_refused_where_there_is_none(small_recipe, options):
-    recipe = small_recipe(data={"val_frac": 0}, run={"select": "last"}, schedule={"name": "constant"})
-    assert "there is no val" in fail("train.py", "--config", str(recipe), *options)
-
-
 def test_images_of_several_sizes_need_a_size(folder_recipe, make_folder):
     root = make_folder(TWO_CLASSES)
     Image.new("RGB", (40, 50)).save(root / "train" / "dark" / "large.png")

@@ -611,7 +611,7 @@ def test_the_run_folder_and_the_differing_keys_follow_the_fields_that_determine_
         assert default_run_folder(changed) != default_run_folder(config)
         assert differing == [f"{key}: {old} -> {new}"]
     else:
-        same_folder = key != "data.root"  # the same images may move, but other images are another run
+        same_folder = key not in ("data.root", "data.image_root")  # images may move, but others are another run
         assert (default_run_folder(changed) == default_run_folder(config)) is same_folder
         assert differing == []
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs.load import build_parser, parse_config
+from configs.load import load_config
 from configs.schema import InputSpec, ModelConfig
 from models.build import build_model, check_model
 
@@ -261,5 +261,5 @@ def test_messages_of_the_document_are_those_that_are_printed(message: str) -> No
 @pytest.mark.parametrize("command", re.findall(r"^    accelerate launch train\.py (.*)$", DOCUMENT, flags=re.MULTILINE))
 def test_commands_of_the_document_are_accepted(command: str) -> None:
     recipe = ["--config", str(ROOT / "configs/digits/simple_cnn.yaml")]
-    config = parse_config([*recipe, *shlex.split(command)], parser=build_parser(prog="train.py", description=""))
+    config = load_config([*recipe, *shlex.split(command)], prog="train.py", description="")
     check_model(config.model)

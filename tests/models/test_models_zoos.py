@@ -16,7 +16,8 @@ from configs.schema import InputSpec, ModelConfig
 from engine.checkpoint import load_weights, save_checkpoint
 from models.build import MODELS, build_model, check_model
 
-NO_META = {"torchvision/regnet_x_400mf", "torchvision/regnet_y_400mf"}  # reads values while it is built, which the meta device does not have
+# read values while they are built, which the meta device does not have
+NO_META = {"torchvision/regnet_x_400mf", "torchvision/regnet_y_400mf"}
 
 
 def build(name: str, *, num_classes: int = 10, channels: int = 3, seed: int = 0) -> nn.Module:

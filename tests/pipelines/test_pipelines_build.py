@@ -92,13 +92,23 @@ def test_without_val_frac_nothing_is_held_out_where_the_last_checkpoint_is_selec
     assert counts_of(data) == {"train": 1437, "test": 360}
 
 
-def test_selecting_the_best_without_val_is_refused_with_both_ways_out() -> None:
+@pytest.mark.parametrize(
+    ("options", "name", "instead"),
+    [
+        ({"run__select": "best"}, "run.select=best", "use run.select=last"),
+        ({"run__select": "last", "train__early_stop_epochs": 3}, "train.early_stop_epochs", "leave it out"),
+        ({"run__select": "last", "schedule__name": "plateau"}, "schedule.name=plateau", "leave it out"),
+    ],
+)
+def test_what_goes_by_val_is_refused_without_it_with_both_ways_out(
+    options: dict[str, object], name: str, instead: str
+) -> None:
     wanted = (
-        "run.select=best needs val to choose by, but data.val_frac=0 and the data has no val/; "
-        "use run.select=last, or data.val_frac=0.1."
+        f"{name} needs val to go by, but there is no val: data.val_frac=0 and the data has no val/; {instead}, "
+        "or use data.val_frac=0.1."
     )
     with pytest.raises(ValueError, match=re.escape(wanted)):
-        data_of(make_config(data__val_frac=0.0))
+        data_of(make_config(data__val_frac=0.0, **options))
 
 
 def test_a_val_of_its_own_is_used_and_train_left_whole(write_folder: WriteFolder) -> None:
