@@ -1,7 +1,7 @@
 # Everything a fresh machine needs: Python 3.11 or newer, and make.
 #   make train   sets up, then trains on scikit-learn's digits     ARGS="--train.epochs 5" adds options
 #   make test    sets up, then runs the tests                      ARGS="-k loader" adds options
-#   make lint    format, lint, types, import contracts
+#   make lint    format, lint, types, import contracts, figures in texts
 #   make setup   only makes .venv and installs
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
 PYTHON ?= python3
@@ -31,6 +31,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m benchmarks.publish --check
 
 recipes: setup
 	$(BIN)/python -m benchmarks.recipes $(STUDY) $(if $(DATA),--data $(DATA)) $(ARGS)

@@ -1,13 +1,15 @@
 """Measured rows into what people read: `python -m benchmarks.publish` (or `make tables`).
 
-benchmarks/results/recipes.csv       -> the table of recipes in README.md, docs/recipes.md, the figure in each recipe's
-                                        header
-benchmarks/results/recipe_epochs.csv -> docs/figures/*.png
+benchmarks/results/recipes.csv       -> docs/recipes.md, the figure in each recipe's header, and the blocks of README.md
+benchmarks/results/recipe_epochs.csv    and docs/course.md between <!-- NAME: made by `make tables` --> and <!-- end -->
+                                     -> docs/figures/*.png
 
 CI runs it with --check, which changes nothing and fails if a text is not what the rows say.
 """
 
 import argparse
+import itertools
+import re
 import statistics
 import sys
 from collections import defaultdict
@@ -19,8 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.recipes import RESULTS, ROOT, read_csv
+from report.intervals import holm, welch
 
-BEGIN, END = "<!-- recipes: made by `make tables` -->\n", "<!-- end of recipes -->\n"
+_BLOCK = re.compile(r"(<!-- (\w+): made by `make tables` -->\n).*?(<!-- end -->\n)", flags=re.DOTALL)
+_LENGTHS = (5, 10, 20, 30, 40, 60, 80)  # epochs at which the study of lengths is read
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 _Rows = list[dict[str, str]]
 _COURSE = {
@@ -29,6 +33,9 @@ _COURSE = {
     "configs/cifar10/simple_cnn_bn_dropout.yaml": "+ dropout 0.5",
     "configs/cifar10/simple_cnn_bn_dropout_aug.yaml": "+ crop and flip",
 }
+
+
+_COSINE = {"--schedule.name constant": "constant learning rate", "": "cosine"}
 
 
 class Group(NamedTuple):
@@ -88,12 +95,17 @@ def main() -> None:
 def texts() -> dict[Path, str]:
     """Every text that holds measured figures of recipes, as it should be."""
     groups = load_groups()
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    written = {
-        readme: before + BEGIN + readme_table(groups) + END + rest.split(END)[1],
-        ROOT / "docs" / "recipes.md": recipes_page(groups),
+    blocks = {
+        "recipes": lambda: readme_table(groups),
+        "course": lambda: course_block([group for group in groups if group.study == "course"], _COURSE),
+        "cosine": lambda: course_block(
+            [group for group in groups if group.study == "cosine"], _COSINE, key=lambda group: group.overrides
+        ),
+        "length": lambda: length_block(read_csv(RESULTS / "recipe_epochs.csv")),
     }
+    written = {ROOT / "docs" / "recipes.md": recipes_page(groups)}
+    for path in (ROOT / "README.md", ROOT / "docs" / "course.md"):
+        written[path] = _BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], path.read_text())
     for group in groups:
         if not group.overrides:
             path = ROOT / group.recipe
@@ -131,6 +143,58 @@ def readme_table(groups: list[Group]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def course_block(
+    groups: list[Group], names: dict[str, str], *, key: Callable[[Group], str] = lambda group: group.recipe
+) -> str:
+    """The groups in the order of `names`, a line each, and how each differs from the one before it."""
+    ordered = [group for one in names for group in groups if key(group) == one]
+    lines = ["| network | test top-1 | val top-1 | train top-1, last epoch |", "| --- | --- | --- | --- |"]
+    for group in ordered:
+        val, train = (_mean(group, column) for column in ("val_top1_frac", "last_train_top1_frac"))
+        lines.append(f"| {names[key(group)]} | {group.top1} ({group.runs}) | {val} | {train} |")
+    values = [[100 * float(row["test_top1_frac"]) for row in group.rows] for group in ordered]
+    lines += ["", *_differences([names[key(group)] for group in ordered], values)]
+    return "\n".join(lines) + "\n"
+
+
+def length_block(rows: _Rows) -> str:
+    """Top-1 on val after so many epochs, without and with crop and flip, and the difference."""
+    values: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for row in rows:
+        if row["study"] == "length":
+            values[row["recipe"], int(row["epoch"])].append(100 * float(row["val_top1_frac"]))
+    without, with_aug = (recipe for recipe in _COURSE if "dropout" in recipe)
+    lines = ["| epochs | without | with crop and flip | difference, 95 % interval |", "| ---: | --- | --- | --- |"]
+    for epoch in _LENGTHS:
+        pair = values[without, epoch], values[with_aug, epoch]
+        if min(len(one) for one in pair) < 2:
+            continue
+        test = welch(pair[1], pair[0])
+        gain = f"{test.value:+.2f} ({test.interval.low:+.2f} to {test.interval.high:+.2f})" if test else "no spread"
+        lines.append(f"| {epoch} | {_spread(pair[0])} | {_spread(pair[1])} | {gain} |")
+    return "\n".join(lines) + "\n"
+
+
+def _differences(names: list[str], values: list[list[float]]) -> list[str]:
+    """A sentence on each pair of neighbours; p values are corrected for there being several (Holm)."""
+    tests = [welch(after, before) for before, after in itertools.pairwise(values)]
+    corrected = iter(holm([test.p_value for test in tests if test is not None]))
+    lines = []
+    for before, after, test in zip(names[:-1], names[1:], tests, strict=True):
+        if test is not None:
+            p_value = next(corrected)
+            verdict = ("better" if test.value > 0 else "worse") if p_value < 0.05 else "undecided"
+            lines.append(
+                f"- {after}, against {before}: **{verdict}**, {test.value:+.2f} points (95 % interval "
+                f"{test.interval.low:+.2f} to {test.interval.high:+.2f}, p = {p_value:.2g})"
+            )
+    return lines
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} % ({len(values)} seeds)"
+
+
 def recipes_page(groups: list[Group]) -> str:
     """docs/recipes.md: all groups, with where and when they were measured."""
     lines = [
@@ -166,8 +230,7 @@ def draw_figures(folder: Path) -> None:
         _draw(course, lambda row: _COURSE[row["recipe"]], list(_COURSE.values()), folder / "course.png")
     cosine = [row for row in rows if row["study"] == "cosine"]
     if cosine:
-        names = {"": "cosine", "--schedule.name constant": "constant"}
-        _draw(cosine, lambda row: names[row["overrides"]], list(names.values()), folder / "cosine.png")
+        _draw(cosine, lambda row: _COSINE[row["overrides"]], list(_COSINE.values()), folder / "cosine.png")
     length = [row for row in rows if row["study"] == "length"]
     if length:
         names = {recipe: name for recipe, name in _COURSE.items() if "dropout" in recipe}
