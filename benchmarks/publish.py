@@ -8,6 +8,7 @@ CI runs it with --check, which changes nothing and fails if a text is not what t
 """
 
 import argparse
+import functools
 import itertools
 import re
 import statistics
@@ -26,6 +27,7 @@ from report.intervals import holm, welch
 _BLOCK = re.compile(r"(<!-- (\w+): made by `make tables` -->\n).*?(<!-- end -->\n)", flags=re.DOTALL)
 _LENGTHS = (5, 10, 20, 30, 40, 60, 80)  # epochs at which the study of lengths is read
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
+_NOT_MEASURED = "# Not measured yet."
 _Rows = list[dict[str, str]]
 _COURSE = {
     "configs/cifar10/simple_cnn.yaml": "plain",
@@ -35,6 +37,11 @@ _COURSE = {
 }
 
 
+_PICTURES = {
+    "course": "Loss on train and val, accuracy on val, over ten epochs, for the four networks",
+    "length": "The same over 80 epochs, without and with crops and flips",
+    "cosine": "Loss and accuracy over 30 epochs, cosine and constant",
+}
 _COSINE = {"--schedule.name constant": "constant learning rate", "": "cosine"}
 
 
@@ -95,26 +102,38 @@ def main() -> None:
 def texts() -> dict[Path, str]:
     """Every text that holds measured figures of recipes, as it should be."""
     groups = load_groups()
-    blocks = {
+    epochs = read_csv(RESULTS / "recipe_epochs.csv")
+    blocks: dict[str, Callable[[], str]] = {
         "recipes": lambda: readme_table(groups),
         "course": lambda: course_block([group for group in groups if group.study == "course"], _COURSE),
         "cosine": lambda: course_block(
             [group for group in groups if group.study == "cosine"], _COSINE, key=lambda group: group.overrides
         ),
-        "length": lambda: length_block(read_csv(RESULTS / "recipe_epochs.csv")),
+        "length": lambda: length_block(epochs),
+        **{f"picture_{study}": functools.partial(picture_block, epochs, study) for study in _PICTURES},
     }
     written = {ROOT / "docs" / "recipes.md": recipes_page(groups)}
     for path in (ROOT / "README.md", ROOT / "docs" / "course.md"):
         written[path] = _BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], path.read_text())
-    for group in groups:
-        if not group.overrides:
-            path = ROOT / group.recipe
-            lines = path.read_text().splitlines(keepends=True)
-            place = next(number for number, line in enumerate(lines) if line.startswith("# accelerate launch"))
-            end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-            others = [line for line in lines[place + 1 : end] if " on test (" not in line]
-            written[path] = "".join([*lines[: place + 1], group.header + "\n", *others, *lines[end:]])
+    measured = {group.recipe: group for group in groups if not group.overrides}
+    for recipe in all_recipes():
+        header = measured[recipe].header if recipe in measured else _NOT_MEASURED
+        written[ROOT / recipe] = with_figure((ROOT / recipe).read_text(), header=header)
     return written
+
+
+def all_recipes() -> list[str]:
+    """The paths of all recipes below the project's root."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
+
+
+def with_figure(recipe: str, *, header: str) -> str:
+    """The text of a recipe with the line `header` behind its command, in place of the figure that was there."""
+    lines = recipe.splitlines(keepends=True)
+    place = next(number for number, line in enumerate(lines) if line.startswith("# accelerate launch"))
+    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    others = [line for line in lines[place + 1 : end] if " on test (" not in line and line != f"{_NOT_MEASURED}\n"]
+    return "".join([*lines[: place + 1], header + "\n", *others, *lines[end:]])
 
 
 def load_groups() -> list[Group]:
@@ -134,12 +153,12 @@ def load_groups() -> list[Group]:
 
 def readme_table(groups: list[Group]) -> str:
     """The recipes as they are, one line each."""
+    measured = {group.recipe: group for group in groups if not group.overrides}
     lines = ["| recipe | test top-1 | training on CPU |", "| --- | --- | --- |"]
-    lines += [
-        f"| `{group.recipe}` | {group.top1} ({group.runs}) | {group.minutes} |"
-        for group in groups
-        if not group.overrides
-    ]
+    for recipe in all_recipes():
+        group = measured.get(recipe)
+        figures = f"{group.top1} ({group.runs}) | {group.minutes}" if group else "not measured yet | "
+        lines.append(f"| `{recipe}` | {figures} |")
     return "\n".join(lines) + "\n"
 
 
@@ -154,7 +173,13 @@ def course_block(
         lines.append(f"| {names[key(group)]} | {group.top1} ({group.runs}) | {val} | {train} |")
     values = [[100 * float(row["test_top1_frac"]) for row in group.rows] for group in ordered]
     lines += ["", *_differences([names[key(group)] for group in ordered], values)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if ordered else "Not measured yet.\n"
+
+
+def picture_block(rows: _Rows, study: str) -> str:
+    """The picture of a study, if it has rows."""
+    is_drawn = any(row["study"] == study for row in rows)
+    return f"\n![{_PICTURES[study]}](figures/{study}.png)\n\n" if is_drawn else ""
 
 
 def length_block(rows: _Rows) -> str:
@@ -172,7 +197,7 @@ def length_block(rows: _Rows) -> str:
         test = welch(pair[1], pair[0])
         gain = f"{test.value:+.2f} ({test.interval.low:+.2f} to {test.interval.high:+.2f})" if test else "no spread"
         lines.append(f"| {epoch} | {_spread(pair[0])} | {_spread(pair[1])} | {gain} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if values else "Not measured yet.\n"
 
 
 def _differences(names: list[str], values: list[list[float]]) -> list[str]:
