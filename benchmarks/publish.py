@@ -197,7 +197,7 @@ def length_block(rows: _Rows) -> str:
         test = welch(pair[1], pair[0])
         gain = f"{test.value:+.2f} ({test.interval.low:+.2f} to {test.interval.high:+.2f})" if test else "no spread"
         lines.append(f"| {epoch} | {_spread(pair[0])} | {_spread(pair[1])} | {gain} |")
-    return "\n".join(lines) + "\n" if values else "Not measured yet.\n"
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
 
 
 def _differences(names: list[str], values: list[list[float]]) -> list[str]:

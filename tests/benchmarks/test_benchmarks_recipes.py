@@ -1,0 +1,81 @@
+"""The runner of studies: it does what is missing, keeps what is done, and reads a run's figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import recipes
+from benchmarks.recipes import ROOT, RUNS_FIELDS, STUDIES, Cell, append_rows, missing_cells, read_csv, read_rows
+
+RESULT = {"epoch": 2, "test/top1_frac": 0.75, "val/top1_frac": 0.5, "step": 8}
+EPOCHS = [
+    {"step": 4, "epoch": 1, "train/epoch_loss": 1.5, "train/epoch_top1_frac": 0.3, "val/loss": 1.25,
+     "val/top1_frac": 0.4, "train/epoch_s": 60.0, "train/images_per_s": 100.0},
+    {"step": 8, "epoch": 2, "train/epoch_loss": 1.0, "train/epoch_top1_frac": 0.6, "val/loss": 1.0,
+     "val/top1_frac": 0.5, "train/epoch_s": 30.0, "train/images_per_s": 200.0},
+]  # fmt: skip
+CELL = Cell("configs/digits/simple_cnn.yaml", "", 3)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(RESULT))
+    environment = {"python": "3.11", "packages": {"torch": "2.14"}, "git_commit": "abc"}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    rows = [{"step": 2, "epoch": 0.5, "train/loss": 2.0}, *EPOCHS]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_every_recipe_that_a_study_names_exists_and_no_run_stands_twice_in_it() -> None:
+    for name, cells in STUDIES.items():
+        assert len(cells) == len(set(cells)) > 0, name
+        assert all((ROOT / cell.recipe).is_file() for cell in cells), name
+    assert len(STUDIES["course"]) == 4 * 5
+    assert len(STUDIES["cosine"]) == 2 * 3
+    assert {cell.recipe for cell in STUDIES["timing"]} == {
+        str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")
+    }
+
+
+def test_the_rows_of_a_run_are_its_figures(finished: Path) -> None:
+    row, epochs = read_rows("digits", CELL, finished, threads=2, beside="1 run")
+    assert set(row) == set(RUNS_FIELDS)
+    assert (row["study"], row["recipe"], row["seed"], row["epochs"]) == ("digits", CELL.recipe, 3, 2)
+    assert (row["test_top1_frac"], row["val_top1_frac"], row["last_train_top1_frac"]) == (0.75, 0.5, 0.6)
+    assert (row["minutes"], row["commit"], row["torch"]) == (1.5, "abc", "2.14")
+    assert [(one["epoch"], one["train_loss"], one["val_top1_frac"]) for one in epochs] == [(1, 1.5, 0.4), (2, 1.0, 0.5)]
+
+
+def test_only_runs_without_a_row_are_missing(finished: Path, tmp_path: Path) -> None:
+    cells = STUDIES["digits"]
+    assert missing_cells("digits", results=tmp_path) == cells
+    row, _ = read_rows("digits", cells[1], finished, threads=2, beside="1 run")
+    append_rows(tmp_path / "recipes.csv", RUNS_FIELDS, [row])
+    assert missing_cells("digits", results=tmp_path) == [cells[0], *cells[2:]]
+    assert missing_cells("course", results=tmp_path) == STUDIES["course"], "another study has its own rows"
+    append_rows(tmp_path / "recipes.csv", RUNS_FIELDS, [row | {"seed": 0}])
+    assert [one["seed"] for one in read_csv(tmp_path / "recipes.csv")] == ["1", "0"]
+    assert (tmp_path / "recipes.csv").read_text().count("study,") == 1
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_into_its_folder_and_a_finished_one_not_again(tmp_path: Path) -> None:
+    cell = Cell("configs/digits/simple_cnn.yaml", "--train.epochs 2", 0)
+    recipes.run_cell(cell, tmp_path / "run", data=None, threads=1)
+    row, epochs = read_rows("digits", cell, tmp_path / "run", threads=1, beside="1 run")
+    assert row["epochs"] == len(epochs) == 2
+    assert 0 < row["test_top1_frac"] < 1
+    before = (tmp_path / "run" / "result.json").stat().st_mtime_ns
+    recipes.run_cell(cell, tmp_path / "run", data=None, threads=1)
+    assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_run_that_fails_says_where_its_log_is(tmp_path: Path) -> None:
+    cell = Cell("configs/digits/simple_cnn.yaml", "--train.epochs 0", 0)
+    with pytest.raises(RuntimeError, match=r"failed; see .*run\.log"):
+        recipes.run_cell(cell, tmp_path / "run", data=None, threads=1)
+    assert "train.epochs" in (tmp_path / "run.log").read_text()
