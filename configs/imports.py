@@ -36,7 +36,9 @@ def load_object(name: str, *, option: str) -> Any:
         raise ValueError(f"{option}={name}: {_why(error, module_name=module_name, here=here)}") from error
     if not hasattr(module, attribute):
         names = [one for one in vars(module) if not one.startswith("_")]
-        raise ValueError(f"{option}={name}: {module_name} has no {attribute!r}; {nearest(attribute, names)}")
+        raise ValueError(
+            f"{option}={name}: {module_name} has no {attribute!r}; {nearest(attribute, names, if_many=f'{len(names)} names')}"
+        )
     return getattr(module, attribute)
 
 

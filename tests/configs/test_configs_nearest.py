@@ -28,3 +28,9 @@ def test_the_most_alike_of_several_is_named_first_and_at_most_three_are() -> Non
 def test_more_than_twelve_valid_names_are_not_listed_but_help_is_named(count: int, shown: bool) -> None:
     valid = [f"name{index:02}" for index in range(count)]
     assert nearest("zzz", valid) == "valid: " + (", ".join(valid) if shown else "see --help")
+
+
+def test_what_stands_for_many_names_can_be_said_or_all_be_listed() -> None:
+    valid = [f"name{number}" for number in range(20)]
+    assert nearest("zzz", valid, if_many="20 names") == "valid: 20 names"
+    assert nearest("zzz", valid, if_many=None) == "valid: " + ", ".join(valid)
