@@ -36,9 +36,8 @@ def load_object(name: str, *, option: str) -> Any:
         raise ValueError(f"{option}={name}: {_why(error, module_name=module_name, here=here)}") from error
     if not hasattr(module, attribute):
         names = [one for one in vars(module) if not one.startswith("_")]
-        raise ValueError(
-            f"{option}={name}: {module_name} has no {attribute!r}; {nearest(attribute, names, if_many=f'{len(names)} names')}"
-        )
+        close = nearest(attribute, names, if_many=f"{len(names)} names")
+        raise ValueError(f"{option}={name}: {module_name} has no {attribute!r}; {close}")
     return getattr(module, attribute)
 
 
