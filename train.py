@@ -77,7 +77,12 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
     phases = build_phases(config, loaders.train)
     check_memory(
-        module, largest_input(config, data.spec), num_images=micro_batch_size(config, runtime), device=runtime.device
+        module,
+        largest_input(config, data.spec),
+        num_images=micro_batch_size(config, runtime),
+        device=runtime.device,
+        num_ranks=runtime.num_sharing,
+        autocast=runtime.autocast,
     )
     open_folder(
         config,

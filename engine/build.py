@@ -85,8 +85,20 @@ def build_loss(config: Config) -> LossFn:
 
 
 def build_optimizer(optim: OptimConfig, module: nn.Module) -> Optimizer:
-    """The optimizer of all parameters that are trained."""
+    """The optimizer of all parameters that are trained.
+
+    Raises:
+        ValueError: There is none.
+    """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        num_frozen = len(list(module.parameters()))
+        raise ValueError(
+            f"the network has nothing to train: {num_frozen} parameters, all with requires_grad=False; leave some of "
+            "them, its last layer for example, at True."
+            if num_frozen
+            else "the network has nothing to train: it has no parameters; give it a layer that has, such as nn.Linear."
+        )
     given: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     match optim.name:
         case "sgd":

@@ -46,6 +46,9 @@ def evaluate(
 ) -> Evaluation:
     """Scores the module, in eval mode, on all samples of the loader; it is left in the mode it was in.
 
+    A network that draws random numbers here too draws the same ones each time it is scored, by the same number of
+    processes.
+
     Args:
         module: images (N, C, H, W) -> logits (N, K).
         loader: The samples; rows with valid False are not counted.
@@ -64,6 +67,7 @@ def evaluate(
     """
     was_training = module.training
     module.eval()
+    torch.manual_seed(runtime.rank)  # training seeds every micro-step itself
     seen_K = torch.zeros(num_classes, dtype=torch.int64, device=runtime.device)
     correct_K, top5_K = torch.zeros_like(seen_K), torch.zeros_like(seen_K)
     largest_loss = 2.0**62 / _LOSS_UNIT / loader.num_samples  # so that no sum of them leaves the integers

@@ -42,6 +42,7 @@ _ADVICE = (
     "Start again with another --run.out and a lower optim.lr or a longer schedule.warmup_epochs; "
     "if it was fp16, bf16 may help."
 )
+_NUM_LISTED = 10  # parameters that an error names before it only counts them
 _ID_MULTIPLIER = 0x1E3779B97F4A7C15  # odd, so that no id is lost in the product modulo 2^64
 
 
@@ -51,7 +52,8 @@ class Phase(NamedTuple):
     name: for messages. loader: training batches. epochs: how often to pass over it. accumulation: micro-batches per
     optimizer step. build_optimizer: makes the optimizer for a module. lr_factor: optimizer step of this phase -> factor
     of each group's learning rate. momentum_at: optimizer step -> momentum (or first beta), None to leave it. plateau:
-    lowers the learning rate by the loss on val. trains: parameter name -> whether it is trained.
+    lowers the learning rate by the loss on val. trains: parameter name -> whether it is trained; None leaves each as it
+    is, so that what a network of your own freezes stays frozen.
     """
 
     name: str
@@ -62,7 +64,7 @@ class Phase(NamedTuple):
     lr_factor: LrFactor
     momentum_at: Callable[[int], float] | None = None
     plateau: Plateau | None = None
-    trains: Callable[[str], bool] = lambda name: True
+    trains: Callable[[str], bool] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -154,8 +156,8 @@ def fit(module: nn.Module, job: Job) -> TrainState:
             weights that are not finite.
         FloatingPointError: The loss of an image of val is not finite.
         OSError: A checkpoint cannot be written (earlier ones are whole), or the best one is broken.
-        ValueError: The checkpoint to continue from belongs to other data or another architecture; or early stopping or
-            plateau are asked for without val.
+        ValueError: The checkpoint to continue from belongs to other data or another architecture; early stopping or
+            plateau are asked for without val; or among several processes a parameter takes no part in the loss.
     """
     _check_val(job)
     state = TrainState(module)
@@ -240,8 +242,9 @@ def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path
 
 def _begin_phase(state: TrainState, job: Job, *, saved: dict[str, Any] | None) -> _Live:
     phase = job.phases[state.phase]
-    for name, parameter in state.module.named_parameters():
-        parameter.requires_grad_(phase.trains(name))
+    if phase.trains is not None:
+        for name, parameter in state.module.named_parameters():
+            parameter.requires_grad_(phase.trains(name))
     optimizer = phase.build_optimizer(state.module)
     prepared = job.runtime.prepare(state.module, optimizer)
     peak_lrs = [float(group["lr"]) for group in optimizer.param_groups]
@@ -288,11 +291,24 @@ def _optimizer_step(state: TrainState, live: _Live, job: Job, batch: Batch) -> N
             job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
         sums = {name: value.long() for name, value in output.sums.items()}
         _add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
+    if job.runtime.world_size > 1:
+        _check_gradients(state.module)
     _set_rates(live, step=state.phase_step, plateau=state.plateau)
     optimizer.step()
     optimizer.zero_grad()
     state.step += 1
     state.phase_step += 1
+
+
+def _check_gradients(module: nn.Module) -> None:
+    """Raises ValueError where a parameter took no part in the loss; DDP would fail a step later, with no name."""
+    idle = [name for name, one in module.named_parameters() if one.requires_grad and one.grad is None]
+    if idle:
+        shown = ", ".join(idle[:_NUM_LISTED]) + (f" and {len(idle) - _NUM_LISTED} more" * (len(idle) > _NUM_LISTED))
+        raise ValueError(
+            f"these parameters of the network take no part in its output: {shown}. With several processes each must: "
+            "remove their layers, set requires_grad=False on them, or train with one process."
+        )
 
 
 def _add_to_totals(state: TrainState, batch: Batch, *, loss: Tensor, sums: dict[str, Tensor]) -> None:

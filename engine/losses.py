@@ -23,12 +23,13 @@ LossFn = Callable[[nn.Module, Batch], StepOutput]
 def supervised(*, label_smoothing: float) -> LossFn:
     """Cross entropy with the labels, and how many are right.
 
-    Of a mixed image both labels count, by its weight; right is the one that weighs more.
+    Of a mixed image both labels count, by its weight; right is the one that weighs more. The function that is given
+    back raises ValueError where the network does not give a row of logits per image.
     """
 
     def loss_fn(module: nn.Module, batch: Batch) -> StepOutput:
-        logits_NK = module(*batch.inputs)
         labels_N = batch.labels_N
+        logits_NK = _check_logits(module(*batch.inputs), num_images=len(labels_N))
         if batch.mix is None:
             loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing)
         else:
@@ -43,3 +44,14 @@ def supervised(*, label_smoothing: float) -> LossFn:
         return StepOutput(loss, {"top1_frac": correct})
 
     return loss_fn
+
+
+def _check_logits(output: object, *, num_images: int) -> Tensor:
+    """What a network of one's own may do in training alone, which the image shown to it before cannot tell."""
+    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == num_images:
+        return output
+    given = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise ValueError(
+        f"in training the network gives {given} for {num_images} images; wanted: one tensor of logits "
+        f"({num_images}, number of classes), as in evaluation. Look at its forward()."
+    )

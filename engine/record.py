@@ -100,8 +100,7 @@ class RunFolder:
         path = self.path / "result.json"
         if not path.exists():
             return None
-        result: dict[str, Any] = _parse_json(path.read_text(), place=str(path))
-        return result
+        return _parse_names(path.read_text(), place=str(path))
 
     def check_continues(self, config: dict[str, Any]) -> None:
         """Checks that the run here, if any, is the one that `config` asks for.
@@ -169,10 +168,7 @@ class RunFolder:
         path = self.path / "environment.json"
         if not path.exists():
             return {}
-        environment = _parse_json(path.read_text(), place=str(path))
-        if not isinstance(environment, dict):
-            raise ValueError(f"{path} cannot be read: it holds no names; delete it.")
-        return environment
+        return _parse_names(path.read_text(), place=str(path))
 
     def save_schedule(self, schedule: Mapping[str, list[float]]) -> None:
         """Writes schedule.json.
@@ -256,7 +252,7 @@ class RunFolder:
         if not path.exists():
             return []
         lines = path.read_text().split("\n")
-        return [_parse_json(line, place=f"{path}, line {number}") for number, line in enumerate(lines[:-1], start=1)]
+        return [_parse_names(line, place=f"{path}, line {number}") for number, line in enumerate(lines[:-1], start=1)]
 
     def append_bad_samples(self, rows: list[dict[str, Any]]) -> None:
         """Adds lines to bad_samples.jsonl; each has `after_step`, the optimizer steps done when it was written."""
@@ -303,6 +299,13 @@ def _parse_json(text: str, *, place: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"{place} cannot be read ({error}); put it back, or use another --run.out.") from error
+
+
+def _parse_names(text: str, *, place: str) -> dict[str, Any]:
+    value = _parse_json(text, place=place)
+    if not isinstance(value, dict):
+        raise ValueError(f"{place} cannot be read: it holds no names; put it back, or use another --run.out.")
+    return value
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -6,6 +6,8 @@ launcher's environment -> launcher_settings, check_launch -> start_runtime -> Ru
 import contextlib
 import ctypes
 import fcntl
+import hashlib
+import json
 import os
 import platform
 import sys
@@ -24,6 +26,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from configs.load import config_keys
 from configs.nearest import nearest
 from configs.schema import RunConfig
 
@@ -57,8 +60,8 @@ class Prepared(NamedTuple):
 class Runtime:
     """This process among its ranks.
 
-    device: where it computes. dtype: of parameters and inputs. rank, world_size: as torch's. num_cores: CPU cores for
-    this process. is_main: whether it is the one that writes and prints.
+    device: where it computes. dtype: of parameters and inputs. rank, world_size: as torch's. num_sharing: processes on
+    this device. num_cores: CPU cores for this process. is_main: whether it is the one that writes and prints.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Runtime:
         self.dtype = torch.float64 if precision == "fp64" else torch.float32
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
+        self.num_sharing = local_world_size if self.device.type == "cpu" else 1
         self.num_cores = cores_per_rank(local_world_size)
         self.is_main: bool = accelerator.is_main_process
 
@@ -163,7 +167,9 @@ class Runtime:
         """Opens the trackers that were asked for; those that can, go on with the run of this folder.
 
         Args:
-            folder: The run folder; its name is the run's name, and TensorBoard's events lie in it.
+            folder: The run folder; its name is the run's name, and TensorBoard's events lie in it. Trackers that go on
+                with a run by its id are given one that says its options too: a folder that was deleted and is used
+                again for other options is another run.
             first_step: Steps done; TensorBoard hides an earlier start's events from after it.
             config: The configuration as nested dicts, which all but TensorBoard keep.
         """
@@ -174,23 +180,23 @@ class Runtime:
             TensorBoardTracker("tensorboard", folder, **purge) if tracker == "tensorboard" else tracker
             for tracker in self._trackers
         ]
-        again = {"name": name, "resume": "allow"}
+        flat = _flat(config)
+        run_id = f"{name}-{_digest(flat)}"
         named = {
-            "wandb": {**again, "id": name, "dir": str(folder)},
-            "trackio": again,
+            "wandb": {"name": name, "id": run_id, "resume": "allow", "dir": str(folder)},
+            "trackio": {"name": run_id, "resume": "allow"},
             "mlflow": {"run_name": name},
             "swanlab": {"experiment_name": name},
         }
         accelerator.init_trackers(_PROJECT, init_kwargs=named)
         for tracker in accelerator.trackers if self.is_main else []:
             if tracker.name != "tensorboard":
-                tracker.store_init_configuration(_flat(config))
+                tracker.store_init_configuration(flat)
 
     def log(self, metrics: Mapping[str, Any], *, step: int) -> None:
-        """Sends numbers to the trackers."""
-        self._accelerator.log(
-            {key: value for key, value in metrics.items() if isinstance(value, int | float)}, step=step
-        )
+        """Sends numbers to the trackers; "step" itself is left out, for some keep that name for their own."""
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float) and key != "step"}
+        self._accelerator.log(numbers, step=step)
 
     def end(self) -> None:
         """Closes trackers and the process group."""
@@ -306,6 +312,13 @@ def _flat(config: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
     return flat
+
+
+def _digest(flat: Mapping[str, Any]) -> str:
+    """Eight letters for the options that determine the result; a run that goes on has the same."""
+    free = {*config_keys()} - {*config_keys(may_change=False)}
+    determined = {key: value for key, value in flat.items() if key not in free}
+    return hashlib.sha256(json.dumps(determined, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def cores_per_rank(local_world_size: int) -> int:

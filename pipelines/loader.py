@@ -151,7 +151,7 @@ class PlannedLoader:
             ValueError: The state belongs to other data, another seed or plan version, or lies within a global batch.
         """
         reasons = {
-            "fingerprint": "the data has changed (class names, file names, labels or image sizes)",
+            "fingerprint": "the data has changed (class names, file names, labels, weights or image sizes)",
             "seed": "run.seed has changed",
             "plan_version": "this version of the program draws samples and crops differently",
         }

@@ -93,16 +93,20 @@ class Policy:
         return Settled(share._replace(ids_N=ids_N, copies_N=copies_N, valid_N=valid_N), met)
 
     def _replacement(self, sample_id: int, *, copy: int, epoch: int) -> Replacement:
-        label = self._source.labels_N[sample_id]
-        members = np.flatnonzero(self._source.labels_N == label)
+        label, weights_N = self._source.labels_N[sample_id], self._source.weights_N
+        may_be_met_N = self._source.labels_N == label
+        if weights_N is not None:
+            may_be_met_N &= weights_N > 0
+        members = np.flatnonzero(may_be_met_N)
         bits = random_bits(self._seed, Stream.REPLACE, epoch, sample_id, copy, members)
         for place in np.argsort(bits, kind="stable").tolist():
             chosen = int(members[place])
             if chosen not in self._known and self._is_readable(chosen):
                 return Replacement(chosen, _FIRST_COPY + int(bits[place]) % _FIRST_COPY)
+        name = self._source.class_names[label]
         raise ValueError(
-            f"{self._source.describe(sample_id)}: {self._known[sample_id]}; and no other image of its class "
-            f"{self._source.class_names[label]!r} can be read. Repair the class, or remove it."
+            f"{self._source.describe(sample_id)}: {self._known[sample_id]}; and no other image of its class {name!r}"
+            f"{'' if weights_N is None else ', of a weight above 0,'} can be read. Repair the class, or remove it."
         )
 
     def _is_readable(self, sample_id: int) -> bool:

@@ -54,6 +54,8 @@ def state(comparison: Comparison, *, metric: str, num_tested: int) -> str:
     by = f"better than {worse.letter} by {show(gain, metric=metric)}" + (" points" if is_frac(metric) else "")
     runs = f"{len(better.runs)} and {len(worse.runs)} runs"
     if difference is None or p_value is None:
+        if not gain:
+            return f"undecided: {better.letter} and {worse.letter} score the same ({runs}); {_why_untested(comparison)}"
         return f"undecided: {better.letter} looks {by} ({runs}), but {_why_untested(comparison)}"
     low, high = (show(end, metric=metric) for end in difference.interval)
     numbers = f"95 % interval {low} to {high}; {runs}; p = {p_value:.2g}"

@@ -39,7 +39,8 @@ def locate(paths: Sequence[str], *, folder: str) -> tuple[str, npt.NDArray[np.by
         return folder, np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
     base = os.path.abspath(folder)
     whole = [os.path.join(base, path) for path in paths]
-    whole = [os.path.normpath(path) if "//" in path or "/./" in path else path for path in whole]
+    # normpath leaves two slashes at the beginning as they are
+    whole = ["/" + os.path.normpath(path).lstrip("/") if "//" in path or "/./" in path else path for path in whole]
     root = os.path.commonpath({os.path.dirname(path) for path in whole})
     first = len(root.rstrip("/")) + 1
     return root, np.array([os.fsencode(path[first:]) for path in whole], dtype=np.bytes_)

@@ -27,7 +27,8 @@ from pipelines.sources.upkeep import IndexCache, empty_classes, some
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _MISNAMED = {"training": "train", "dev": "val", "testing": "test"}
-_INTEGER = re.compile(r"-?[0-9]+")
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = re.compile(r"([+-]?)0*([0-9]+)(\.0*)?")  # a whole one, however it is written
 _PATH_OPTION, _LABEL_OPTION = "data.path_column", "data.label_column"
 
 
@@ -80,7 +81,7 @@ def read_manifest(
     """
     say = print if show_progress else _say_nothing
     splits = _read_splits(Path(root), columns, say=say)
-    own = os.path.dirname(root) or "." if Path(root).is_file() else root
+    own = str(Path(root).parent) if Path(root).is_file() else root
     folder = own if image_root is None else image_root
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"data.image_root={folder} is no folder; paths of the images start from there.")
@@ -130,6 +131,11 @@ def _read_splits(root: Path, columns: Columns, *, say: Callable[[str], None]) ->
                 f"data.root={root} ends in {root.suffix or 'nothing'}; a manifest ends in .csv, .tsv or .jsonl."
             )
         splits = _read_rows(root, columns, split=None, say=say)
+    elif root.exists() and not root.is_dir():
+        raise ValueError(
+            f"data.root={root} is neither a folder nor a regular file; give a folder that holds train.csv "
+            "(or .tsv, .jsonl), or such a file."
+        )
     else:
         splits = {}
         for split, file in _find_tables(root).items():
@@ -200,9 +206,16 @@ def _read_rows(file: Path, columns: Columns, *, split: str | None, say: Callable
 def _choose_columns(file: Path, columns: Columns, *, split: str | None, say: Callable[[str], None]) -> list[Column]:
     """Path, label; the split, where the file has it; the weight, where it is read."""
     names = read_header(file)
+    if columns.path == columns.label:
+        raise ValueError(
+            f"{_PATH_OPTION} and {_LABEL_OPTION} are both {columns.path!r}; name two of the columns of {file}: "
+            f"{', '.join(names)}."
+        )
     wanted = [Column(columns.path, _PATH_OPTION), Column(columns.label, _LABEL_OPTION)]
-    if "split" in names:
+    if "split" in names and "split" not in columns:
         wanted.append(Column("split", ""))
+    elif split is None and (alike := [name for name in names if name.lower() == "split" and name not in columns]):
+        raise ValueError(f"{file}, line 1: only a column 'split' makes splits, and there is {alike[0]!r}; rename it.")
     if split not in (None, "train"):
         return wanted
     if columns.weight is None:
@@ -280,6 +293,7 @@ def _read_weights(rows: _Rows, *, column: str) -> npt.NDArray[np.float64]:
 def _name_classes(train: _Rows, *, say: Callable[[str], None]) -> tuple[str, ...]:
     """The labels of train, sorted; by number if all are integers."""
     labels = set(train.labels)
+    _say_which_are_alike(labels, file=train.file, say=say)
     if len(labels) < 2:
         raise ValueError(
             f"{train.file}: all {len(train.labels)} rows of train have the label {train.labels[0]!r}; a classifier "
@@ -296,6 +310,20 @@ def _name_classes(train: _Rows, *, say: Callable[[str], None]) -> tuple[str, ...
             f"class {odd} is {names[odd]!r}"
         )
     return names
+
+
+def _say_which_are_alike(labels: Collection[str], *, file: Path, say: Callable[[str], None]) -> None:
+    """Warns of labels such as `Cat` and `cat`, `01` and `1`, `1.0` and `1`: they are classes of their own."""
+    first: dict[str, str] = {}
+    for label in sorted(labels):
+        number = _NUMBER.fullmatch(label)
+        plain = number[1].replace("+", "") + number[2] if number else " ".join(label.split()).casefold()
+        before = first.setdefault(plain, label)
+        if before != label:
+            say(
+                f"warning: {file}: the labels {before!r} and {label!r} are two classes; if they are one, write it "
+                "one way"
+            )
 
 
 def _check_labels(rows: _Rows, class_names: Collection[str], *, split: str, train: _Rows) -> None:
@@ -347,7 +375,11 @@ def _refuse_missing(rows: _Rows, columns: Columns, folder: str) -> Callable[[lis
     def refuse(ids: list[int]) -> None:
         if not ids:
             return
-        named = [f"  {rows.file}, line {rows.lines[i]}: {os.path.join(folder, rows.paths[i])}" for i in ids[:NUM_NAMED]]
+        paths = [os.path.join(folder, rows.paths[i]) for i in ids[:NUM_NAMED]]
+        named = [
+            f"  {rows.file}, line {rows.lines[i]}: {path}" + " (a folder)" * os.path.isdir(path)
+            for i, path in zip(ids, paths, strict=False)
+        ]
         raise ValueError(
             f"{len(ids)} of the {len(rows.paths)} images of {rows.file} are not there:\n"
             + "\n".join(named + ["  ..."] * (len(ids) > NUM_NAMED))
@@ -359,6 +391,8 @@ def _refuse_missing(rows: _Rows, columns: Columns, folder: str) -> Callable[[lis
 
 def _advise(path: str, *, columns: Columns, folder: str) -> str:
     """What to do about a path that leads nowhere, by what lies near."""
+    if "\\" in path and os.path.isfile(os.path.join(folder, path.replace("\\", "/"))):
+        return f"There is {path.replace(chr(92), '/')}: write / instead of \\ into the column {columns.path}."
     for suffix in IMAGE_SUFFIXES:
         if os.path.isfile(os.path.join(folder, path + suffix)):
             return f"There is {path}{suffix}: write the ending into the column {columns.path}."

@@ -9,6 +9,7 @@ within 0..1 as torchvision's ToTensor makes it; and a whole number from 0 on.
 
 import functools
 import inspect
+import itertools
 import threading
 import traceback
 import zlib
@@ -25,6 +26,7 @@ from configs.nearest import nearest
 from pipelines.jpeg_window import Window
 from pipelines.scratch import Arena, Scratch
 from pipelines.source import ArraySource, Source, cut, fingerprint_of
+from pipelines.sources.listing import NUM_NAMED
 from pipelines.sources.own_items import (
     Items,
     Reading,
@@ -135,14 +137,14 @@ def _make_splits(making: Making, *, show_progress: bool) -> dict[str, Any]:
         found["test"] = _make(making.name, functools.partial(make, train=False), split="test")
     elif how == ["split"]:
         made, unknown = _try(functools.partial(make, split=_NO_SPLIT))
-        if unknown is None and _length(made) > 0:
+        if unknown is None and _length(made, making.name, _NO_SPLIT) > 0:
             raise ValueError(
                 f"{making.name} makes a data set of split={_NO_SPLIT!r} too, so it cannot be told whether it has val "
                 'and test; raise a ValueError in it where split is not one of its own (for example "train" and "test").'
             )
         for split in ("val", "test"):
             made, error = _try(functools.partial(make, split=split))
-            if error is None and _length(made) == 0:
+            if error is None and _length(made, making.name, split) == 0:
                 left[split] = "no items"
             elif error is None:
                 found[split] = made
@@ -176,8 +178,12 @@ def _try(make: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _length(own: Any) -> int:
-    return len(own) if hasattr(own, "__len__") else 1
+def _length(own: Any, name: str, split: str) -> int:
+    """How many items there are; 1 where the data set has no len(), which `_check_kind` refuses."""
+    try:
+        return len(own) if hasattr(own, "__len__") else 1
+    except Exception as error:  # whatever a user's code raises or returns
+        raise ValueError(f"{name}: len() of {split} fails: {reason(error)}{where(error)}; correct __len__.") from error
 
 
 def _check_kind(own: Any, name: str, split: str) -> None:
@@ -188,7 +194,7 @@ def _check_kind(own: Any, name: str, split: str) -> None:
             + "; items are needed in an order that is drawn for each epoch, so write a Dataset with __getitem__ and "
             "__len__."
         )
-    if len(own) == 0:
+    if _length(own, name, split) == 0:
         raise ValueError(f"{name} has no items of {split}; len() gives 0.")
 
 
@@ -208,16 +214,17 @@ def _explain_failure(name: str, split: str, error: Exception) -> str:
 def _name_classes(train: Any, items: Mapping[str, Items], *, name: str) -> tuple[str, ...]:
     """From `.classes` or `.class_to_idx`, else the numbers."""
     labels = {split: sorted(set(each.labels_N.tolist())) for split, each in items.items()}
-    named: Sequence[Any] | None = getattr(train, "classes", None)
-    if named is None and isinstance(numbers := getattr(train, "class_to_idx", None), Mapping):
-        named = sorted(numbers, key=numbers.__getitem__)
+    named = _given_names(train, name=name)
     low, high = labels["train"][0], max(found[-1] for found in labels.values())
     if low == 1 and len(labels["train"]) > 1 and (named is None or high >= len(named)):
         raise ValueError(
             f"{name}: labels run from 1 to {high}; the network counts classes from 0: subtract 1 from them in "
             "__getitem__."
         )
-    class_names = tuple(str(one) for one in (range(high + 1) if named is None else named))
+    if named is None and high >= len(labels["train"]):  # before a label of 10**9 makes as many names
+        gaps = itertools.islice((one for one in range(high + 1) if one not in labels["train"]), NUM_NAMED + 1)
+        raise ValueError(_explain_empty(name, [str(one) for one in gaps], high + 1 - len(labels["train"]), of=high + 1))
+    class_names = named if named is not None else tuple(str(one) for one in range(high + 1))
     if high >= len(class_names):
         raise ValueError(
             f"{name}: there is a label {high}, but .classes has {len(class_names)} names, for labels 0 to "
@@ -229,11 +236,40 @@ def _name_classes(train: Any, items: Mapping[str, Items], *, name: str) -> tuple
         raise ValueError(f"{name}: all items of train have the label {low}; a classifier needs at least two classes.")
     empty = empty_classes(class_names, items["train"].labels_N)
     if empty:
-        raise ValueError(
-            f"{name}: of {len(class_names)} classes, {len(empty)} have no item in train: {some(empty)}; add items, or "
-            "number the labels without gaps."
-        )
+        raise ValueError(_explain_empty(name, empty, len(empty), of=len(class_names)))
     return class_names
+
+
+def _explain_empty(name: str, empty: Sequence[str], count: int, *, of: int) -> str:
+    return (
+        f"{name}: of {of} classes, {count} have no item in train: {some(empty)}; add items, or number the labels "
+        "without gaps."
+    )
+
+
+def _given_names(train: Any, *, name: str) -> tuple[str, ...] | None:
+    """The names by label, as `.classes` lists them or `.class_to_idx` numbers them; None where there is neither."""
+    try:
+        classes, numbers = getattr(train, "classes", None), getattr(train, "class_to_idx", None)
+    except Exception as error:  # a property of the user's
+        raise ValueError(f"{name}: its names of classes cannot be had: {reason(error)}{where(error)}.") from error
+    if isinstance(classes, Mapping):
+        classes, numbers = None, classes
+    if classes is not None:
+        if isinstance(classes, str) or not isinstance(classes, Sequence | np.ndarray):
+            raise ValueError(
+                f"{name}: .classes is {str(classes)[:60]} ({type(classes).__name__}); make it a list of names, the "
+                "first for label 0."
+            )
+        return tuple(str(one) for one in classes)
+    if not isinstance(numbers, Mapping):
+        return None
+    if set(numbers.values()) != set(range(len(numbers))):
+        raise ValueError(
+            f"{name}: .class_to_idx (or .classes) gives the labels {some([str(one) for one in numbers.values()])}; "
+            f"give each of the {len(numbers)} names one of the labels 0 to {len(numbers) - 1}."
+        )
+    return tuple(str(one) for one in sorted(numbers, key=numbers.__getitem__))
 
 
 # --- sources

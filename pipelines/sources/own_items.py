@@ -5,9 +5,10 @@ worker process: dataset[i] -> PIL image, array or tensor -> uint8 (H, W, C), lab
 Legend of shape letters: N items, H height and W width of an image, C channels.
 """
 
+import os
 import traceback
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from pipelines.sources.listing import NUM_NAMED
 _NUM_READ_AGAIN, _TIMES_READ_AGAIN = 8, 2  # a random flip goes unnoticed once in 65,536 starts
 _ITEMS_PER_MESSAGE = 32  # from a worker process
 _OURS = {str(Path(__file__).with_name(name)) for name in ("own_items.py", "own_dataset.py")}
+_LARGEST_LABEL = 2**31 - 1
 _FEW_ITEMS = 256  # are read sooner than worker processes start
 
 
@@ -80,7 +82,7 @@ class Items(NamedTuple):
 
 
 def read_item(own: Any, place: int) -> tuple[npt.NDArray[np.uint8], int]:
-    """Pixels, uint8 (H, W, C), C being 1 or 3, and label.
+    """Pixels, uint8 (H, W, C), C being 1 or 3, in memory of their own, and label.
 
     Raises:
         UnusableItemError: It is none of the kinds of items there are.
@@ -108,7 +110,7 @@ def _to_pixels(image: Any) -> npt.NDArray[np.uint8]:
             raise UnusableItemError(
                 f"the image is an array of shape {image.shape}; give (H, W) or (H, W, C), C being 1 or 3."
             )
-        return np.ascontiguousarray(pixels)
+        return np.array(pixels, order="C")  # a copy: the data set may write the next image into the same memory
     raise UnusableItemError(f"the image is a {type(image).__name__}; give a PIL image, a uint8 array or a tensor.")
 
 
@@ -116,6 +118,7 @@ def _from_tensor(image: Tensor) -> npt.NDArray[np.uint8]:
     if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
         raise UnusableItemError(f"the image is a tensor of shape {tuple(image.shape)}; give (C, H, W), C being 1 or 3.")
     if image.dtype in (torch.float16, torch.float32, torch.float64):
+        image = image.detach()
         low, high = float(image.min()), float(image.max())
         if not (low >= 0 and high <= 1):
             raise UnusableItemError(
@@ -124,9 +127,8 @@ def _from_tensor(image: Tensor) -> npt.NDArray[np.uint8]:
             )
         image = (image * 255).round().to(torch.uint8)
     if image.dtype != torch.uint8:
-        raise UnusableItemError(f"the image is a tensor of {image.dtype}; give uint8, or float within 0..1.")
-    pixels: npt.NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().cpu().numpy()
-    return pixels
+        raise UnusableItemError(f"the image is a tensor of {image.dtype}; give uint8, or float32 within 0..1.")
+    return np.array(image.permute(1, 2, 0).cpu().numpy(), order="C")  # a copy, as above
 
 
 def _to_label(label: Any) -> int:
@@ -140,6 +142,8 @@ def _to_label(label: Any) -> int:
         )
     if label < 0:
         raise UnusableItemError(f"the label is {label}; give a number from 0 on.")
+    if label > _LARGEST_LABEL:
+        raise UnusableItemError(f"the label is {label}; give the number of the class, counted from 0.")
     return int(label)
 
 
@@ -178,15 +182,20 @@ def read_items(own: Any, name: str, split: str, *, reading: Reading, show_progre
         show_progress: Whether to draw a progress bar, and to say what is left out.
 
     Raises:
-        ValueError: An item of a kind that cannot be used, or one that cannot be read where that is an error.
+        ValueError: An item of a kind that cannot be used, or one that cannot be read where that is an error; worker
+            processes that fail, or would share a file.
     """
     first = _Probe(own, held=None)[0]
     num_bytes = len(own) * int(np.prod(first.shape))
     held = first.shape if first.kind == "good" and num_bytes <= reading.max_bytes else None
+    num_workers = reading.num_workers if len(own) > _FEW_ITEMS else 0
+    positions = _positions() if num_workers else {}
     good: list[tuple[int, Item]] = []
     bad: list[str] = []
     with tqdm(total=len(own), desc=f"reading {split}", unit="item", disable=not show_progress or None) as bar:
-        for place, item in enumerate(_probe(own, held=held, num_workers=reading.num_workers)):
+        for place, item in enumerate(_probe(own, name, split, held=held, num_workers=num_workers)):
+            if place == 0:
+                _check_no_file_is_shared(positions, name, split)
             if item.kind == "wrong":
                 raise ValueError(f"{name}: item {place} of {split}: {item.problem}")
             if item.kind == "bad":
@@ -196,6 +205,7 @@ def read_items(own: Any, name: str, split: str, *, reading: Reading, show_progre
                 if item.pixels is None:
                     held = None
             bar.update()
+    _check_no_file_is_shared(positions, name, split)
     _settle_bad(bad, name, split, count=len(own), reading=reading, show_progress=show_progress)
     items = [item for _, item in good]
     return Items(
@@ -207,16 +217,50 @@ def read_items(own: Any, name: str, split: str, *, reading: Reading, show_progre
     )
 
 
-def _probe(own: Any, *, held: tuple[int, int, int] | None, num_workers: int) -> Iterator[Item]:
+def _probe(own: Any, name: str, split: str, *, held: tuple[int, int, int] | None, num_workers: int) -> Iterator[Item]:
     loader = DataLoader(
         _Probe(own, held=held),
         batch_size=_ITEMS_PER_MESSAGE,
-        num_workers=num_workers if len(own) > _FEW_ITEMS else 0,
+        num_workers=num_workers,
         collate_fn=list,
         generator=torch.Generator(),  # else torch's global generator is drawn from
     )
-    for items in loader:
-        yield from items
+    try:
+        for items in loader:
+            yield from items
+    except Exception as error:  # what items raise has been caught: a worker has died, or cannot be started
+        raise ValueError(
+            f"{name}: the worker processes that read {split} failed: {reason(error)}; use --loader.num_workers 0, "
+            "which reads in one process, to see where."
+        ) from error
+
+
+def _check_no_file_is_shared(before: Mapping[tuple[str, str], int], name: str, split: str) -> None:
+    """Refuses a data set whose worker processes read on in a file that this process has opened.
+
+    Forked, they share its position, so that one now and then reads what another one has looked up.
+    """
+    now = _positions()
+    moved = [path for (number, path), place in before.items() if now.get((number, path), place) != place]
+    if moved:
+        raise ValueError(
+            f"{name}: items of {split} are read from {moved[0]}, which is open before the worker processes start, so "
+            "they share its position and read each other's bytes; open it in each of them (keep it by os.getpid()), or "
+            "use --loader.num_workers 0."
+        )
+
+
+def _positions() -> dict[tuple[str, str], int]:
+    """Where this process stands in the files that it has open, by descriptor and path; nothing but on Linux."""
+    found = {}
+    for number in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []:
+        try:
+            path = os.readlink(f"/proc/self/fd/{number}")
+            if os.path.isfile(path) and int(number) > 2:  # what is printed may go to files
+                found[number, path] = os.lseek(int(number), 0, os.SEEK_CUR)
+        except OSError:  # closed meanwhile, as that of this very list
+            continue
+    return found
 
 
 def _settle_bad(bad: list[str], name: str, split: str, *, count: int, reading: Reading, show_progress: bool) -> None:
@@ -240,12 +284,22 @@ def _settle_bad(bad: list[str], name: str, split: str, *, count: int, reading: R
 
 
 def check_steady(own: Any, items: Items, *, name: str, split: str) -> None:
-    """Reads a few items again: they must be what they were."""
+    """Reads a few items again.
+
+    Raises:
+        ValueError: An item is not what it was, or cannot be read any more.
+    """
     count = len(items.places_N)
     for row in sorted({count * part // _NUM_READ_AGAIN for part in range(_NUM_READ_AGAIN)}):
         place = int(items.places_N[row])
         for _ in range(_TIMES_READ_AGAIN):
-            pixels, label = read_item(own, place)
+            try:
+                pixels, label = read_item(own, place)
+            except Exception as error:  # whatever a user's code raises
+                raise ValueError(
+                    f"{name}: item {place} of {split} was read a moment ago, and now cannot be: {reason(error)}"
+                    f"{where(error)}; an item must be the same each time it is read."
+                ) from error
             if (zlib.crc32(pixels.tobytes()), label) != (int(items.crcs_N[row]), int(items.labels_N[row])):
                 raise ValueError(explain_unsteady(name, split, place))
 

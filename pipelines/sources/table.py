@@ -29,14 +29,14 @@ class Row(NamedTuple):
 
 
 def read_header(file: Path) -> list[str]:
-    """The names of the columns: the first line of a .csv or .tsv, the keys of the first object of a .jsonl.
+    """The names of the columns: the first line of a .csv or .tsv, all keys of the objects of a .jsonl.
 
     Raises:
         ValueError: The file is empty, or no text.
     """
     lines = _read_lines(file)
     if file.suffix == ".jsonl":
-        return [str(name) for name in next(_objects(lines, file), (0, {}))[1]]
+        return list(dict.fromkeys(name for _, found in _objects(lines, file) for name in found))
     return _header(lines, file, wanted=[])[0]
 
 
@@ -72,7 +72,7 @@ def _header(lines: Iterator[str], file: Path, *, wanted: Sequence[str]) -> tuple
         raise ValueError(f"{file}, line 1: it is empty; the first line names the columns, for example path,label.")
     found = {}
     for separator in _SEPARATORS[file.suffix]:
-        names = [name.strip() for name in next(csv.reader([first], delimiter=separator))]
+        names = [name.strip() for name in next(csv.reader([first], delimiter=separator, skipinitialspace=True))]
         found[separator] = names
     separator = max(found, key=lambda one: (set(wanted) <= set(found[one]), len(found[one])))  # of equals the first
     return found[separator], separator
@@ -86,6 +86,8 @@ def _check_columns(names: Sequence[str], columns: Sequence[Column], file: Path) 
             others = [name for name in names if name not in [one.name for one in columns]] or list(names)
             likely = (difflib.get_close_matches(column.name, others, n=1, cutoff=0.4) or others)[0]
             option = f"; name the right one, for example --{column.option} {likely}" if column.option else ""
+            if names == [one.name for one in columns if one.name in names]:
+                option = "; add it, or move the table away: without it, images can be neither trained on nor scored"
             raise ValueError(
                 f"{file}, line 1: there is no column {column.name!r}; there are {', '.join(names)}{option}."
             )
@@ -95,11 +97,11 @@ def _read_csv(lines: Iterator[str], file: Path, columns: Sequence[Column]) -> It
     names, separator = _header(lines, file, wanted=[column.name for column in columns])
     _check_columns(names, columns, file)
     places = [names.index(column.name) for column in columns]
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)  # `a, "b, c"` has two fields
     line = 2
     try:
         for fields in reader:
-            if fields:
+            if fields and fields != [""]:
                 if len(fields) != len(names):
                     raise ValueError(
                         f"{file}, line {line}: {len(fields)} fields, but line 1 names {len(names)} columns "
@@ -134,7 +136,7 @@ def _objects(lines: Iterator[str], file: Path) -> Iterator[tuple[int, dict[str, 
             continue
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}, line {line}: no JSON ({error}); a .jsonl holds one object per line.") from error
         if not isinstance(found, dict):
             raise ValueError(f"{file}, line {line}: {text.strip()[:40]} is no JSON object; write {{...}} per line.")
@@ -146,4 +148,11 @@ def _as_text(value: Any, where: str) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{where} is {json.dumps(value)[:40]}; write a text or a number.")
-    return str(value).strip()
+    text = str(value).strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half of a pair of \\u escapes
+        raise ValueError(
+            f"{where} is {json.dumps(value)[:40]}, which is no text ({error.reason}); correct it."
+        ) from error
+    return text

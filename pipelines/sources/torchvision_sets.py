@@ -215,10 +215,12 @@ def load_torchvision(
         verify: Decode every image file once.
 
     Raises:
-        ValueError: Files that are there in part.
+        ValueError: Files that are there in part, or a file in place of the folder.
         OSError: It is not there and cannot be downloaded; the message says what to do on a machine without network.
     """
     row, root = SETS[name], root.expanduser()
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"data.root={root} is a file; give the folder that holds {row.holds}, or is to hold it.")
     kept = IndexCache(cache, show_progress=show_progress)
     loaded = {split: row.load(_open(name, split, root=root, show_progress=show_progress)) for split in row.splits}
     sources: dict[str, Source] = {}

@@ -161,3 +161,11 @@ def test_the_card_gives_back_model_and_input():
     assert restored.input == spec
     assert card["class_names"] == ["a", "b"]
     assert card["data"] == {"train": "12ab"}
+
+
+def test_a_network_with_nothing_to_train_is_refused():
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train: 2 parameters, all with requires_grad=False; leave some"):
+        build_optimizer(CONFIG.optim, frozen)
+    with pytest.raises(ValueError, match="nothing to train: it has no parameters; give it a layer"):
+        build_optimizer(CONFIG.optim, torch.nn.ReLU())

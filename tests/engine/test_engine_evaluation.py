@@ -58,6 +58,22 @@ def test_the_module_is_left_in_the_mode_it_was_in(score_of, make_loader, data, m
         assert module.training is mode
 
 
+class Undecided(nn.Linear):
+    """Draws random numbers in evaluation too."""
+
+    def forward(self, inputs):
+        return super().forward(inputs * torch.rand_like(inputs))
+
+
+def test_a_network_that_draws_random_numbers_gets_the_same_score_each_time(score_of, make_loader, data):
+    module, loader = Undecided(4, NUM_CLASSES).double(), make_loader(*data, batch_size=10)
+    scores = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        scores.append(score_of(module, loader).loss)
+    assert scores[0] == scores[1]
+
+
 def test_a_loader_that_loses_samples_is_found_out(score_of, make_loader, data, module):
     loader = make_loader(*data, batch_size=10)
     loader.steps_per_epoch -= 1

@@ -282,6 +282,27 @@ def test_a_phase_trains_only_what_it_says(make_job, make_loader, data):
     assert not torch.equal(module[0].weight, before[0].weight)
 
 
+def test_what_a_network_freezes_itself_stays_frozen(make_job):
+    module, before = make_module(), make_module()
+    module[0].requires_grad_(False)
+    fit(module, make_job())
+    assert torch.equal(module[0].weight, before[0].weight)
+    assert not torch.equal(module[3].weight, before[3].weight)
+
+
+def test_among_several_processes_a_parameter_without_a_gradient_is_named(make_job, runtime, monkeypatch):
+    module = make_module()
+    module.register_module("spare", nn.Linear(2, 2).double())
+    module.forward = lambda inputs: module[3](module[1](module[0](inputs)))
+    fit(module, make_job("one"))  # alone it does no harm
+    monkeypatch.setattr(runtime, "world_size", 2)
+    monkeypatch.setattr(runtime, "average_buffers", lambda module: None)
+    with pytest.raises(ValueError, match=r"take no part in its output: spare\.weight, spare\.bias\. With several"):
+        fit(module, make_job("two"))
+    module.spare.requires_grad_(False)
+    fit(module, make_job("frozen"))
+
+
 @pytest.mark.parametrize("interrupt_after", [2, 7, 8, 9, 13])  # a phase has 8 steps
 def test_an_interruption_in_any_phase_changes_nothing(make_job, make_loader, data, interrupt_after):
     expected, settings = make_module(), {"checkpoint_every_steps": 1}

@@ -99,3 +99,19 @@ def test_micro_batches_that_divide_pairs_keep_the_loss(module):
     assert sum(loss_fn(module, part).loss.item() for part in parts) / 4 == pytest.approx(
         loss_fn(module, batch).loss.item(), rel=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    ("forward", "given"),
+    [
+        (lambda logits: (logits, logits), "a tuple for 12 images"),
+        (lambda logits: logits[:6], r"shape \(6, 5\) for 12 images"),
+        (lambda logits: logits[:, 0], r"shape \(12,\) for 12 images"),
+    ],
+)
+def test_a_network_that_gives_something_else_in_training_is_told_what_is_wanted(module, forward, given):
+    def network(inputs):
+        return forward(module(inputs))
+
+    with pytest.raises(ValueError, match=rf"in training the network gives {given}; wanted: one tensor of logits \(12"):
+        supervised(label_smoothing=0.0)(network, make_batch())

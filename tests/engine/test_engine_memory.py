@@ -24,7 +24,30 @@ def test_bytes_per_image_are_those_counted_by_hand() -> None:
     """Kept are the input, the outputs of convolution (for the norm) and ReLU, and the latter, flattened, once more."""
     wanted = 4 * (PIXELS + 3 * 16 * 64)
     counted = activation_bytes(make_module(), (3, 8, 8), device=CPU)
-    assert wanted <= counted <= 1.02 * wanted  # BatchNorm keeps a few numbers per channel
+    assert counted.per_image == wanted
+    assert counted.once <= 0.02 * wanted  # BatchNorm keeps a few numbers per channel
+
+
+class Standardised(nn.Linear):
+    """A layer whose weights are computed anew each time, as timm's ScaledStdConv2d."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(inputs.flatten(1), (self.weight - self.weight.mean()) / 2)
+
+
+def test_what_is_computed_from_the_weights_is_not_counted_for_each_image() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 10), Standardised(10, 1000))
+    assert activation_bytes(module, (3, 8, 8), device=CPU) == (4 * (PIXELS + 10), 4 * 10 * 1000)
+
+
+def test_in_half_precision_half_is_kept_and_the_copies_of_the_weights_once() -> None:
+    def autocast() -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    module = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 64, bias=False), nn.Linear(64, 5, bias=False))
+    kept = activation_bytes(module, (3, 8, 8), device=CPU, autocast=autocast)
+    assert kept.per_image == 2 * (PIXELS + 64)
+    assert kept.once == 2 * 64 * 5  # backward needs no weights of the first layer: its input is the image
 
 
 def test_the_module_stays_as_it_was() -> None:
@@ -42,11 +65,20 @@ def test_a_batch_that_fits_passes_and_a_larger_one_is_refused_with_a_number_that
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module = make_module()
-    per_image = activation_bytes(module, (3, 8, 8), device=CPU)
+    per_image = activation_bytes(module, (3, 8, 8), device=CPU).per_image
     monkeypatch.setattr(memory, "free_bytes", lambda device: int(1000 * per_image))
     check_memory(module, (3, 8, 8), num_images=999, device=CPU)
     with pytest.raises(MemoryError, match=r"^1,010 images at a time need at least .* about (499|500) at a time are"):
         check_memory(module, (3, 8, 8), num_images=1010, device=CPU)
+
+
+def test_processes_that_share_the_memory_are_each_left_their_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = make_module()
+    per_image = activation_bytes(module, (3, 8, 8), device=CPU).per_image
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(1000 * per_image))
+    check_memory(module, (3, 8, 8), num_images=510, device=CPU)
+    with pytest.raises(MemoryError, match=r"free on cpu for each of 2 processes; about 249 at a time"):
+        check_memory(module, (3, 8, 8), num_images=510, device=CPU, num_ranks=2)
 
 
 def test_where_free_memory_is_not_known_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

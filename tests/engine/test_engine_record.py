@@ -252,3 +252,16 @@ def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"the run folder .*file/run cannot be written .* use another --run\.out"):
         RunFolder(tmp_path / "file" / "run").claim().__enter__()
+
+
+@pytest.mark.parametrize("name", ["result.json", "environment.json", "metrics.jsonl", "bad_samples.jsonl"])
+def test_a_file_that_holds_a_list_in_place_of_names_is_told(folder, name):
+    (folder.path / name).write_text("[1, 2]\n")
+    read = {
+        "result.json": folder.read_result,
+        "environment.json": folder.read_environment,
+        "metrics.jsonl": folder.read_metrics,
+        "bad_samples.jsonl": folder.read_bad_samples,
+    }[name]
+    with pytest.raises(ValueError, match=rf"{name}.* cannot be read: it holds no names; put it back"):
+        read()

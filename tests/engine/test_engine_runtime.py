@@ -247,16 +247,31 @@ def recorder(monkeypatch):
 def test_trackers_get_the_name_of_the_run_its_configuration_and_the_numbers_of_each_row(recorder, tmp_path):
     runtime = start_runtime("fp32", RunConfig(num_threads=1, trackers=("tensorboard", "wandb")))
     runtime.start_trackers(tmp_path / "run7", first_step=0, config={"optim": {"lr": 0.1, "betas": [0.9, 0.99]}})
-    runtime.log({"val/top1_frac": 0.5, "epoch": 1, "note": "no number"}, step=12)
+    runtime.log({"step": 12, "val/top1_frac": 0.5, "epoch": 1, "note": "no number"}, step=12)
     runtime.end()
     (tracker,) = recorder.made
     assert tracker.project == "exactvision"
-    assert tracker.options == {"name": "run7", "id": "run7", "resume": "allow", "dir": str(tmp_path / "run7")}
+    run_id = tracker.options.pop("id")
+    assert tracker.options == {"name": "run7", "resume": "allow", "dir": str(tmp_path / "run7")}
+    assert run_id.startswith("run7-")
     assert tracker.config == {"optim.lr": 0.1, "optim.betas": "[0.9, 0.99]"}
     assert tracker.rows == [(12, {"val/top1_frac": 0.5, "epoch": 1})]
     events = EventAccumulator(str(tmp_path / "run7" / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("val/top1_frac")] == [(12, 0.5)]
+
+
+def test_a_run_that_goes_on_has_its_id_again_and_one_with_other_options_another(recorder, tmp_path):
+    def id_of(config):
+        runtime = start_runtime("fp32", RunConfig(num_threads=1, trackers=("wandb",)))
+        runtime.start_trackers(tmp_path / "first", first_step=0, config=config)
+        runtime.end()
+        return recorder.made[-1].options["id"]
+
+    before = id_of({"optim": {"lr": 0.1}, "run": {"seed": 0, "num_threads": 1}})
+    assert id_of({"optim": {"lr": 0.1}, "run": {"seed": 0, "num_threads": 2}}) == before
+    assert id_of({"optim": {"lr": 0.2}, "run": {"seed": 0, "num_threads": 1}}) != before
+    assert id_of({"optim": {"lr": 0.1}, "run": {"seed": 1, "num_threads": 1}}) != before
 
 
 def test_without_trackers_nothing_is_written(recorder, tmp_path):

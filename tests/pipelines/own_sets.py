@@ -1,5 +1,6 @@
 """Data sets as users write them, for data.dataset=own_sets:NAME; tests/pipelines is on the path."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -156,6 +157,66 @@ class Broken(Plain):
         return super().image(place)
 
 
+class OneBuffer(Plain):
+    """Every image in the same memory."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.buffer: Any = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
+
+    def image(self, place: int) -> Any:
+        self.buffer[:] = pixels_of(place)
+        return self.buffer
+
+
+class OneTensor(OneBuffer):
+    """The same as a tensor, laid out as it is kept here."""
+
+    def image(self, place: int) -> Any:
+        return torch.from_numpy(super().image(place)).permute(2, 0, 1)
+
+
+class Fails(Plain):
+    """Cannot be read any more after some items."""
+
+    left = 0
+
+    def image(self, place: int) -> Any:
+        Fails.left -= 1
+        if Fails.left < 0:
+            raise OSError("no more")
+        return super().image(place)
+
+
+class Dies(Plain):
+    """Takes its worker process with it."""
+
+    def image(self, place: int) -> Any:
+        if place == 5:
+            os._exit(3)
+        return super().image(place)
+
+
+class InOneFile(Plain):
+    """Reads on in a file that is opened at_once, lazily, or by_process."""
+
+    def __init__(self, path: str, kind: str) -> None:
+        super().__init__(300)
+        self.path, self.kind, self.opened_by = path, kind, 0
+        self.file = open(path, "rb", buffering=0) if kind == "at_once" else None  # noqa: SIM115 (as users do)
+
+    def __del__(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def image(self, place: int) -> Any:
+        if self.file is None or (self.kind == "by_process" and self.opened_by != os.getpid()):
+            self.file, self.opened_by = open(self.path, "rb", buffering=0), os.getpid()  # noqa: SIM115
+        size = SIZE * SIZE * 3
+        self.file.seek(place * size)
+        return np.frombuffer(self.file.read(size), dtype=np.uint8).reshape(SIZE, SIZE, 3)
+
+
 class Stream(IterableDataset):
     """No items by number."""
 
@@ -187,6 +248,8 @@ class Given(Plain):
             "name": (image, "cat"),
             "flag": (image, True),
             "negative": (image, -1),
+            "huge": (image, np.uint64(2**63 + 5)),
+            "identifier": (image, place % 3 if place else 1_000_000_001),
             "gap": (image, place % 2 * 2),
             "same": (image, 0),
         }[self.what]

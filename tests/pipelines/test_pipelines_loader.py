@@ -298,7 +298,7 @@ def test_the_state_is_plain_and_says_what_it_belongs_to() -> None:
     [
         (
             {"fingerprint": "other"},
-            "the data has changed (class names, file names, labels or image sizes): fingerprint",
+            "the data has changed (class names, file names, labels, weights or image sizes): fingerprint",
         ),
         ({"seed": 2}, "run.seed has changed: seed"),
         ({"plan_version": PLAN_VERSION - 1}, "this version of the program draws samples and crops differently: plan_v"),

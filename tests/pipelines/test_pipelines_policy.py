@@ -175,6 +175,19 @@ def test_a_bad_replacement_that_nobody_has_met_yet_is_found_by_reading_it() -> N
 
 
 @KNOWN
+def test_an_image_of_weight_0_replaces_nothing(known: bool) -> None:
+    weights_N = (np.arange(COUNT) >= 57).astype(np.float64)
+    source = dataclasses.replace(make_source([1], known=known), weights_N=weights_N)
+    policy = Policy(source, split="train", action="replace", seed=0)
+    for epoch in range(20):
+        settled = policy.after(share_of([1], own=slice(0, 1)), {0: REASON}, epoch=epoch, step=0)
+        assert settled.share.ids_N.tolist() == [58], "the one bee of a weight above 0"
+    policy = Policy(dataclasses.replace(source, weights_N=0 * weights_N), split="train", action="replace", seed=0)
+    with pytest.raises(ValueError, match="no other image of its class 'bee', of a weight above 0, can be read"):
+        policy.after(share_of([1], own=slice(0, 1)), {0: REASON}, epoch=0, step=0)
+
+
+@KNOWN
 def test_a_class_without_any_readable_image_is_named(known: bool) -> None:
     broken = list(range(1, COUNT, CLASSES))
     wanted = f"image 4: {REASON}; and no other image of its class 'bee' can be read. Repair the class, or remove it."

@@ -95,6 +95,12 @@ def test_runs_without_any_spread_decide_nothing(make_group):
     assert "score exactly the same" in sentence
 
 
+def test_of_two_that_score_the_same_neither_looks_better(make_group):
+    groups = groups_of(make_group("high", [0.9]) + make_group("low", [0.9], optim={"lr": 0.5}))
+    (sentence,) = state_all(groups, metric=METRIC)
+    assert sentence.startswith("undecided: A and B score the same (1 and 1 runs); one run says nothing")
+
+
 def test_of_losses_the_lower_is_better(make_group):
     folders = make_group("high", [0.5, 0.52, 0.51], metric="test/loss")
     folders += make_group("low", [0.7, 0.71, 0.72], metric="test/loss", optim={"lr": 0.5})

@@ -84,10 +84,20 @@ ROWS = [("img/3.png", "dog"), ("img/0.png", "cat"), ("img/5.png", "dog")]
         ("a.csv", "path;label\n" + "".join(f"{p};{c}\n" for p, c in ROWS)),
         ("a.csv", "path\tlabel\n" + "".join(f"{p}\t{c}\n" for p, c in ROWS)),
         ("a.csv", "note, label, path\n" + "".join(f'"one\ntwo, ""three""", {c} , {p}\n' for p, c in ROWS)),
+        ("a.csv", 'path, "label", "a, b"\n' + "".join(f'{p}, "{c}", "1, 2"\n  \n' for p, c in ROWS)),
         ("a.tsv", "label\tpath\n" + "".join(f"{c}\t{p}\n" for p, c in ROWS)),
         ("a.jsonl", "".join(json.dumps({"path": p, "label": c, "more": [1]}) + "\n\n" for p, c in ROWS)),
     ],
-    ids=["csv", "bom_quotes_crlf_blank", "semicolons", "tabs", "spaces_and_newlines", "tsv", "jsonl"],
+    ids=[
+        "csv",
+        "bom_quotes_crlf_blank",
+        "semicolons",
+        "tabs",
+        "spaces_and_newlines",
+        "spaces_before_quotes",
+        "tsv",
+        "jsonl",
+    ],
 )
 def test_every_format_gives_the_same_samples_in_the_order_of_the_rows(root: Path, name: str, text: str) -> None:
     source = read(root, text, name=name)["train"]
@@ -145,11 +155,28 @@ def test_labels_from_0_and_names_are_not_talked_about(root: Path, capsys: pytest
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(("one", "other"), [("01", "1"), ("1", "1.0"), ("+1", "1"), ("Cat", "cat"), ("a  b", "a b")])
+def test_labels_that_look_alike_are_warned_of(
+    root: Path, one: str, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = read(root, HEAD + f"img/0.png,{one}\nimg/1.png,{other}\nimg/2.png,-1\nimg/3.png,10\n")["train"]
+    assert {one, other} <= set(source.class_names), "they stay names of their own"
+    wanted = f"warning: {root}/train.csv: the labels {one!r} and {other!r} are two classes; if they are one, write it"
+    assert capsys.readouterr().out.count(wanted) == 1
+    read(root, HEAD + f"img/0.png,{'9' * 5000}\nimg/1.png,b\n")
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_label_column_may_be_called_split(root: Path) -> None:
+    source = read(root, "path,split\nimg/0.png,a\nimg/1.png,b\n", columns=Columns("path", "split"))["train"]
+    assert source.class_names == ("a", "b")
+
+
 def test_paths_start_from_image_root_or_are_absolute(root: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "tables"
     elsewhere.mkdir()
     relative = read(elsewhere, HEAD + "0.png,a\n1.png,b\n", image_root=root / "img")["train"]
-    absolute = read(elsewhere, HEAD + f"{root}//img/0.png,a\n../r/img/1.png,b\n{tmp_path}/r/img/./2.png,a\n")["train"]
+    absolute = read(elsewhere, HEAD + f"/{root}//img/0.png,a\n../r/img/1.png,b\n{tmp_path}/r/img/./2.png,a\n")["train"]
     for source in (relative, absolute):
         with Image.open(root / "img/1.png") as image:
             assert np.array_equal(source.read_image(1, channels=3), np.asarray(image))
@@ -242,6 +269,11 @@ def test_weights_that_are_none_are_refused(root: Path, rows: str, wanted: str) -
             HEAD + "img/0.png,a\n\nimg,1.png,b\n",
             "line 4: 3 fields, but line 1 names 2 columns (path, label); put a field that contains ',' into double",
         ),
+        (
+            "path\nimg/0.png\n",
+            "line 1: there is no column 'label'; there are path; add it, or move the table away: without it, images",
+        ),
+        ("path,label,Split\n", "line 1: only a column 'split' makes splits, and there is 'Split'; rename it."),
         (HEAD + 'img/0.png,"a\n', "line 2: unexpected end of data; a double quote that is opened must be closed"),
         (HEAD.encode() + b"img/0.png,\xe4\n", "line 1 or soon after: it is not UTF-8 text (invalid continuation"),
         (
@@ -276,6 +308,15 @@ def test_a_fault_is_told_with_its_line(root: Path, text: str | bytes, wanted: st
         ('{"path": "a"}\n', "line 1: there is no key 'label', but path; add it, or name the right one by --data.label"),
         ('{"path": "a", "label": [3]}\n', "line 1: label is [3]; write a text or a number."),
         ('{"path": "a", "label": true}\n', "line 1: label is true; write a text or a number."),
+        (
+            '{"path": "a", "label": "b"}\n{"path": "c", "label": "d", "split": "test"}\n',
+            "line 1: there is no key 'split', but path, label; add it.",
+        ),
+        (
+            '{"path": "\\ud800", "label": "b"}\n',
+            'line 1: path is "\\ud800", which is no text (surrogates not allowed); c',
+        ),
+        ("[" * 100_000 + "\n", "line 1: no JSON (maximum recursion depth exceeded"),
         ('{"path": "a", "label": null}\n', ": no label in line 1; write one"),
     ],
 )
@@ -335,6 +376,16 @@ def test_what_lies_near_is_offered_and_works(root: Path) -> None:
         read(root, HEAD + "img/0,a\nimg/1,b\n")
 
 
+def test_paths_with_backslashes_and_folders_are_told(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"There is img/0\.png: write / instead of \\ into the column path\.$"):
+        read(root, HEAD + "img\\0.png,a\r\nimg\\1.png,b\r\n")
+    refused(
+        root,
+        HEAD + "img,a\nimg/1.png,b\n",
+        "1 of the 2 images of {r}/train.csv are not there:\n  {r}/train.csv, line 2: {r}/img (a folder)\n",
+    )
+
+
 def test_a_text_named_jpg_is_told_with_its_line_unless_bad_ones_are_kept(root: Path) -> None:
     text = HEAD + "img/0.png,a\nimg/bad.jpg,b\nimg/1.png,b\nimg/77.png,a\n"
     (root / "img/77.png").write_bytes(b"")
@@ -373,6 +424,10 @@ def test_a_folder_without_the_tables_it_needs_is_refused(root: Path, names: list
 
 
 def test_what_is_no_manifest_or_not_there_is_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.root=/dev/null is neither a folder nor a regular file"):
+        read_manifest("/dev/null", show_progress=False)
+    wanted = "data.path_column and data.label_column are both 'path'; name two of the columns of {r}/train.csv: path,"
+    refused(root, HEAD + "img/0.png,a\n", wanted, columns=Columns("path", "path"))
     refused(root, "x", "data.root={r}/labels.txt ends in .txt; a manifest ends in .csv, .tsv or", name="labels.txt")
     with pytest.raises(FileNotFoundError, match=r"data\.root=.*/none does not exist \(looked from"):
         read_manifest(str(root / "none"), show_progress=False)

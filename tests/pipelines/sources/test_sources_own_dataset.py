@@ -115,19 +115,53 @@ def test_reading_leaves_torchs_random_numbers_alone() -> None:
         ("hwc_tensor", "the image is a tensor of shape (16, 16, 3); give (C, H, W), C being 1 or 3."),
         ("normalised", "not within 0..1; leave normalisation out of the data set, for it is done here (input.mean and"),
         ("to_255", "the image is a float tensor from 0 to 255, not within 0..1; leave normalisation"),
-        ("ints", "the image is a tensor of torch.int64; give uint8, or float within 0..1."),
+        ("ints", "the image is a tensor of torch.int64; give uint8, or float32 within 0..1."),
         ("text", "the image is a str; give a PIL image, a uint8 array or a tensor."),
         ("float_label", "the label is 1.0 (float); give the number of the class, whole and from 0 on."),
         ("one_hot", "the label is tensor([1., 0., 0.]) (Tensor); give the number of the class"),
         ("name", "the label is 'cat' (str); give the number of the class"),
         ("flag", "the label is True (bool); give the number of the class"),
         ("negative", "the label is -1; give a number from 0 on."),
+        ("huge", "the label is 9223372036854775813; give the number of the class, counted from 0."),
+        ("identifier", "of 1000000002 classes, 999999998 have no item in train: 3, 4, 5, 6, 7, ...; add items, or"),
         ("gap", "of 3 classes, 1 have no item in train: 1; add items, or number the labels without gaps."),
         ("same", "all items of train have the label 0; a classifier needs at least two classes."),
     ],
 )
 def test_items_that_cannot_be_used_are_told_with_what_to_do(what: str, wanted: str) -> None:
     refused(wanted, "Given", what=what)
+
+
+@pytest.mark.parametrize("name", ["OneBuffer", "OneTensor"])
+@pytest.mark.parametrize(("count", "num_workers"), [(12, 0), (300, 2)])
+def test_a_data_set_may_write_every_image_into_the_same_memory(name: str, count: int, num_workers: int) -> None:
+    source = read(name, reading=READING._replace(num_workers=num_workers), count=count)["train"]
+    assert isinstance(source, ArraySource)
+    for place in range(count):
+        assert np.array_equal(source.read_image(place, channels=3), own_sets.pixels_of(place))
+
+
+def test_items_that_cannot_be_read_a_second_time_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_sets.Fails, "left", 13)  # 12 items, and the first of them to see of which kind it is
+    wanted = "own_sets:Fails: item 0 of train was read a moment ago, and now cannot be: OSError: no more ("
+    refused(wanted, "Fails")
+
+
+@pytest.mark.parametrize("kind", ["at_once", "lazily"])
+def test_a_file_whose_position_workers_would_share_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "images.bin"
+    path.write_bytes(b"".join(own_sets.pixels_of(place).tobytes() for place in range(300)))
+    with_workers = READING._replace(num_workers=2)
+    wanted = f"own_sets:InOneFile: items of train are read from {path}, which is open before the worker processes start"
+    refused(wanted, "InOneFile", reading=with_workers, path=str(path), kind=kind)
+    alone = read("InOneFile", path=str(path), kind=kind)["train"]
+    by_workers = read("InOneFile", reading=with_workers, path=str(path), kind="by_process")["train"]
+    assert alone.fingerprint() == by_workers.fingerprint()
+
+
+def test_a_worker_that_dies_is_told_with_what_to_do() -> None:
+    wanted = "own_sets:Dies: the worker processes that read train failed: RuntimeError: DataLoader worker (pid(s) "
+    refused(wanted, "Dies", reading=READING._replace(num_workers=1), count=300)
 
 
 # --- labels
@@ -143,6 +177,37 @@ def test_more_labels_than_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     refused("own_sets:Plain: there is a label 2, but .classes has 2 names, for labels 0 to 1; correct one", "Plain")
     monkeypatch.setattr(own_sets.Plain, "classes", ["a", "b", "b"], raising=False)
     refused("own_sets:Plain: .classes has a name twice; give each class its own.", "Plain")
+
+
+@pytest.mark.parametrize(
+    ("classes", "wanted"),
+    [
+        (3, "own_sets:Plain: .classes is 3 (int); make it a list of names, the first for label 0."),
+        ("abc", "own_sets:Plain: .classes is abc (str); make it a list"),
+        ({"a"}, "own_sets:Plain: .classes is {'a'} (set); make it a list"),
+        (lambda: ["a"], "own_sets:Plain: .classes is <bound method"),
+        (property(lambda _: {}["x"]), "own_sets:Plain: its names of classes cannot be had: KeyError: 'x' ("),
+        (
+            {"a": 0, "b": 2, "c": 5},
+            "own_sets:Plain: .class_to_idx (or .classes) gives the labels 0, 2, 5; give each of",
+        ),
+        (
+            {"a": 0, "b": None},
+            "own_sets:Plain: .class_to_idx (or .classes) gives the labels 0, None; give each of the 2",
+        ),
+    ],
+    ids=["int", "str", "set", "method", "property", "gaps", "none"],
+)
+def test_names_that_do_not_belong_to_labels_are_refused(
+    classes: object, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_sets.Plain, "classes", classes, raising=False)
+    refused(wanted, "Plain")
+
+
+def test_a_mapping_names_the_labels_that_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_sets.Plain, "classes", {"cow": 2, "ant": 0, "bee": 1}, raising=False)
+    assert read("Plain")["train"].class_names == ("ant", "bee", "cow")
 
 
 def test_classes_are_named_by_classes_or_class_to_idx() -> None:
@@ -193,6 +258,11 @@ def test_an_iterable_data_set_is_refused() -> None:
     with pytest.raises(ValueError, match=r"gives a int for train, which has no __getitem__ and __len__"):
         read_own(Making(lambda: 3, "own_sets:three", {}), READING, show_progress=False)
     refused("own_sets:Plain has no items of train; len() gives 0.", "Plain", count=0)
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(None, "TypeError: 'NoneType'"), (4.0, "TypeError: 'float'")])
+def test_a_len_that_fails_is_told(count: object, wanted: str) -> None:
+    refused(f"own_sets:Plain: len() of train fails: {wanted}", "Plain", count=count)
 
 
 # --- arguments

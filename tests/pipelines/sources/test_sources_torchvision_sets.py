@@ -97,6 +97,15 @@ def test_the_whole_message_without_network(tmp_path: Path, no_network: None) -> 
     )
 
 
+def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cifar.tar.gz").write_bytes(b"")
+    wanted = (
+        f"data.root={tmp_path}/cifar.tar.gz is a file; give the folder that holds cifar-10-batches-py/, or is to hold"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        load_torchvision("cifar10", root=tmp_path / "cifar.tar.gz", show_progress=False)
+
+
 def test_missing_and_damaged_files_are_named(tmp_path: Path, no_network: None) -> None:
     LAYOUTS["cifar10"](tmp_path)  # with other sums than torchvision's
     (tmp_path / "cifar-10-batches-py/test_batch").unlink()
