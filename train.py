@@ -25,7 +25,7 @@ from engine.build import (
     with_measured_input,
 )
 from engine.checkpoint import load_weights, scored_checkpoint
-from engine.evaluation import Evaluation, evaluate, save_scores, summary_line
+from engine.evaluation import Evaluation, describe_result, evaluate, save_scores, summary_line
 from engine.fit import Job, count_epochs, fit
 from engine.memory import check_memory
 from engine.opening import open_folder, save_preview
@@ -140,13 +140,6 @@ def draw_report(folder: RunFolder, progress: Progress) -> str:
     except Exception as error:
         progress.say(f"the report could not be drawn ({type(error).__name__}: {error})")
         return f"python -m report.page {folder.path}"
-
-
-def describe_result(result: dict[str, float | int]) -> str:
-    """The result in a few words."""
-    split = "test" if "test/top1_frac" in result else "val"
-    key = f"{split}/top1_frac"
-    return f"{split} top-1 {100 * result[key]:.2f} %" if key in result else "no val and no test to score"
 
 
 if __name__ == "__main__":

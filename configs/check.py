@@ -333,7 +333,7 @@ def _check_schedule(schedule: ScheduleConfig, *, epochs: int) -> None:
     if schedule.name == "one_cycle" and schedule.warmup_epochs > 0:
         raise ValueError(
             f"schedule.warmup_epochs={schedule.warmup_epochs:g} does not go with schedule one_cycle, which rises by "
-            "itself; drop it, and set schedule.rise_frac."
+            "itself (schedule.rise_frac); set --schedule.warmup_epochs 0."
         )
     if schedule.name == "one_cycle" and schedule.rise_frac == 0:
         raise ValueError("schedule.rise_frac=0 leaves one_cycle nothing to rise in; use 0.3.")

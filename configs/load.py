@@ -32,7 +32,11 @@ def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
     Where `--model.name` names another network than the recipe, the recipe's `model.args`, which are those of its own
     network, do not hold.
     """
-    arguments = ["--dry_run=true" if word == "--dry-run" else word for word in argv]
+    following = [*argv[1:], "--"][: len(argv)]
+    arguments = [
+        "--dry_run=true" if word == "--dry-run" or (word == "--dry_run" and after.startswith("--")) else word
+        for word, after in zip(argv, following, strict=True)
+    ]
     recipes = [place for place, word in enumerate(arguments) if word == "--config" or word.startswith("--config=")]
     if not recipes:
         arguments = ["--config", str(DEFAULT_RECIPE), *arguments]

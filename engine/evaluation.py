@@ -166,3 +166,10 @@ def save_scores(
     for split, score in scores.items():
         result |= to_metrics(score, split=split, class_names=class_names)
     folder.save_result(result)
+
+
+def describe_result(result: dict[str, float | int]) -> str:
+    """The result in a few words."""
+    split = "test" if "test/top1_frac" in result else "val"
+    key = f"{split}/top1_frac"
+    return f"{split} top-1 {100 * result[key]:.2f} %" if key in result else "no val and no test to score"
