@@ -388,8 +388,8 @@ def test_milestones_that_rise_within_the_training_pass(config: Config, milestone
 def test_one_cycle_takes_no_warm_up_and_says_what_to_set_instead(config: Config) -> None:
     wrong = with_values(config, schedule__name="one_cycle", schedule__warmup_epochs=0.5)
     wanted = (
-        "schedule.warmup_epochs=0.5 does not go with schedule one_cycle, which rises by itself; drop it, and set "
-        "schedule.rise_frac."
+        "schedule.warmup_epochs=0.5 does not go with schedule one_cycle, which rises by itself (schedule.rise_frac); "
+        "set --schedule.warmup_epochs 0."
     )
     with pytest.raises(ValueError, match=re.escape(wanted)):
         check_config(wrong)

@@ -402,7 +402,15 @@ def test_a_recipe_or_an_option_at_fault_is_told_beside_another_network_too(
 
 
 @pytest.mark.parametrize(
-    "argv", [["--dry-run"], ["--dry_run", "true"], ["--dry_run=true"], ["--train.epochs", "3", "--dry-run"]]
+    "argv",
+    [
+        ["--dry-run"],
+        ["--dry_run"],
+        ["--dry_run", "--run.seed", "3"],
+        ["--dry_run", "true"],
+        ["--dry_run=true"],
+        ["--train.epochs", "3", "--dry-run"],
+    ],
 )
 def test_a_dry_run_is_asked_for_in_either_spelling(argv: list[str], tmp_path: Path, recipe: str) -> None:
     path = tmp_path / "recipe.yaml"
@@ -417,7 +425,6 @@ def test_a_dry_run_is_asked_for_in_either_spelling(argv: list[str], tmp_path: Pa
     ("argv", "wanted"),
     [
         (["--dry-run=true"], "unknown option 'dry-run'; nearest: dry_run"),
-        (["--dry_run"], "argument --dry_run: expected one argument"),
         (["--dry_runs", "true"], "unknown option 'dry_runs'; nearest: dry_run"),
         (["--run.tracker", "[]"], "unknown option 'run.tracker'; nearest: run.trackers"),
         (["--train.early_stop_epochs", "0"], "train.early_stop_epochs=0 is too small; it must be at least 1; use 1."),
