@@ -6,6 +6,7 @@ Without a recipe it learns scikit-learn's handwritten digits. The same command c
 import contextlib
 import os
 import sys
+from functools import partial
 
 from torch import nn
 
@@ -26,16 +27,25 @@ from engine.build import (
 )
 from engine.checkpoint import load_weights, scored_checkpoint
 from engine.evaluation import Evaluation, describe_result, evaluate, save_scores, summary_line
-from engine.fit import Job, count_epochs, fit
+from engine.fit import fit
 from engine.memory import check_memory
 from engine.opening import open_folder, save_preview
 from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Runtime, clear_errors, start_runtime
+from engine.state import Job, count_epochs
 from models.build import build_model, check_model, check_sizes
-from pipelines.build import Place, build_data, build_loaders, check_dataset, describe_data, fingerprint_splits
-from report.curves import draw_curves
-from report.page import write_page
+from models.start import start_from_images
+from pipelines.build import (
+    Place,
+    build_data,
+    build_loaders,
+    check_dataset,
+    describe_data,
+    fingerprint_splits,
+    read_training_images,
+)
+from report.page import draw_run
 
 
 def main() -> None:
@@ -72,6 +82,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     class_names = data.train.class_names
     module = build_model(config.model, num_classes=len(class_names), spec=data.spec, seed=config.run.seed)
     check_sizes(module, spec=data.spec, sizes_px=[size_px for _, size_px in config.augment.sizes_px])
+    start_from_images(module, partial(read_training_images, config, data, show_progress=runtime.is_main))
     module = runtime.place(module)
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
@@ -101,7 +112,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     if runtime.is_main:
         save_preview(phases, data.spec, folder=folder)
     if config.dry_run:
-        progress.say(f"dry run: nothing was trained; schedule and first images: {draw_report(folder, progress)}")
+        progress.say(f"dry run: nothing was trained; schedule and first images: {draw_run(folder, say=progress.say)}")
         return
     bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
 
@@ -111,7 +122,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
 
     job = Job(
         phases=phases,
-        loss_fn=build_loss(config),
+        loss_fn=build_loss(config, num_classes=len(class_names)),
         validate=(lambda module, step: score(module, "val", step)) if "val" in loaders.evaluation else None,
         card=build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data)),
         config=config_to_dict(config),
@@ -128,18 +139,9 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         progress.say(summary_line(final, split=split))
     if runtime.is_main:
         save_scores(folder, scores, class_names=class_names, step=state.step, epoch=count_epochs(state, job))
-        progress.say(f"results, curves and checkpoints: {folder.path}; on one page: {draw_report(folder, progress)}")
-
-
-def draw_report(folder: RunFolder, progress: Progress) -> str:
-    """Draws curves.png and report.html; a fault there must not make a finished training fail."""
-    try:
-        if folder.read_metrics():
-            draw_curves(folder)
-        return str(write_page(folder))
-    except Exception as error:
-        progress.say(f"the report could not be drawn ({type(error).__name__}: {error})")
-        return f"python -m report.page {folder.path}"
+        progress.say(
+            f"results, curves and checkpoints: {folder.path}; on one page: {draw_run(folder, say=progress.say)}"
+        )
 
 
 if __name__ == "__main__":

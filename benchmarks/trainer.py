@@ -1,10 +1,10 @@
-"""The trainer against a bare torch loop with the same network and data: `python -m benchmarks.trainer` (14 minutes).
+"""The trainer against a bare torch loop with the same network and data: `python -m benchmarks.trainer` (17 minutes).
 
 train.py's loop (loader, metrics every 10 steps, a checkpoint per epoch; no val) and two bare loops take turns, each in
 a process of its own, for 30 s after a warm-up. The bare loops index a float32 tensor that was normalised beforehand,
 step and forget; `bare` leaves the C library's allocator as it is, `bare_kept` has `engine.runtime.keep_freed_memory`
-too. Every repeat gives the ratios of the three; the result is the median ratio and its 96 % interval (the second
-smallest and the second largest of nine). Rows go into benchmarks/results/trainer.csv.
+too (`--peers bare` leaves that one out: 11 minutes). Every repeat gives the ratios; the result is the median ratio and
+its 96 % interval (the second smallest and the second largest of nine). Rows go into benchmarks/results/trainer.csv.
 """
 
 import argparse
@@ -29,10 +29,11 @@ from configs.load import config_to_dict, load_config, replace_section
 from configs.schema import Config, InputSpec
 from engine.bad_samples import BadSampleLog
 from engine.build import build_loss, build_phases, build_settings, resolve_config
-from engine.fit import Job, fit
+from engine.fit import fit
 from engine.progress import Progress
 from engine.record import RunFolder, describe_environment
 from engine.runtime import keep_freed_memory, start_runtime
+from engine.state import Job
 from models.build import build_model
 from pipelines.batch import Batch, Loader
 from pipelines.build import Data, Place, build_training_loader
@@ -51,18 +52,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument(
+        "--peers", nargs="+", choices=CONTENDERS[1:], default=CONTENDERS[1:], help="what to compare with"
+    )
     parser.add_argument("--one", choices=CONTENDERS, help="measure one contender in this process")
     options = parser.parse_args()
     if options.one:
         print("images_per_s", measure(options.one, seconds=options.seconds))
         return
+    contenders = ["ours", *options.peers]
     rows = []
     for repeat in range(options.repeats):
-        order = CONTENDERS[repeat % 3 :] + CONTENDERS[: repeat % 3]  # nobody always comes first
-        speeds = {one: _measure_alone(one, seconds=options.seconds) for one in order}
-        rows.append({"repeat": repeat, **{one: round(speeds[one], 1) for one in CONTENDERS}})
-        print(", ".join(f"{one} {speeds[one]:,.0f}" for one in CONTENDERS), "images/s", flush=True)
-    for peer in CONTENDERS[1:]:
+        first = repeat % len(contenders)  # nobody always comes first
+        speeds = {one: _measure_alone(one, seconds=options.seconds) for one in contenders[first:] + contenders[:first]}
+        rows.append({"repeat": repeat, **{one: round(speeds[one], 1) for one in contenders}})
+        print(", ".join(f"{one} {speeds[one]:,.0f}" for one in contenders), "images/s", flush=True)
+    for peer in options.peers:
         ratios = sorted(row["ours"] / row[peer] for row in rows)
         low, high = ratios[min(1, len(ratios) - 1)], ratios[max(-2, -len(ratios))]
         print(f"ours / {peer}: median {statistics.median(ratios):.3f} ({low:.3f} to {high:.3f}, {len(rows)} pairs)")
@@ -121,7 +126,7 @@ def measure_ours(images_NHWC: Any, labels_N: Any, *, seconds: float) -> float:
         folder, progress = RunFolder(path), Progress(num_epochs=1000, is_main=False)
         job = Job(
             phases=build_phases(config, loader),
-            loss_fn=build_loss(config),
+            loss_fn=build_loss(config, num_classes=_NUM_CLASSES),
             validate=None,
             card={"data": {}, "class_names": list(names), "input": config_to_dict(_SPEC), "model": {}},
             config=config_to_dict(config),

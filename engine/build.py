@@ -11,7 +11,6 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from configs.load import config_to_dict, default_run_folder, replace_section
 from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
 from engine.checkpoint import newest_checkpoint, read_card
-from engine.fit import FitSettings, Phase
 from engine.losses import LossFn, supervised
 from engine.record import RunFolder
 from engine.runtime import Runtime, launcher_settings
@@ -26,6 +25,7 @@ from engine.schedules import (
     step_decay,
     with_warmup,
 )
+from engine.state import FitSettings, Phase
 from pipelines.batch import Loader
 
 
@@ -79,9 +79,9 @@ def build_phases(config: Config, loader: Loader) -> list[Phase]:
     ]
 
 
-def build_loss(config: Config) -> LossFn:
+def build_loss(config: Config, *, num_classes: int) -> LossFn:
     """The loss function of plain training."""
-    return supervised(label_smoothing=config.train.label_smoothing)
+    return supervised(num_classes=num_classes, label_smoothing=config.train.label_smoothing)
 
 
 def build_optimizer(optim: OptimConfig, module: nn.Module) -> Optimizer:

@@ -20,16 +20,16 @@ class StepOutput(NamedTuple):
 LossFn = Callable[[nn.Module, Batch], StepOutput]
 
 
-def supervised(*, label_smoothing: float) -> LossFn:
+def supervised(*, num_classes: int, label_smoothing: float) -> LossFn:
     """Cross entropy with the labels, and how many are right.
 
     Of a mixed image both labels count, by its weight; right is the one that weighs more. The function that is given
-    back raises ValueError where the network does not give a row of logits per image.
+    back raises ValueError where the network does not give a row of `num_classes` logits per image.
     """
 
     def loss_fn(module: nn.Module, batch: Batch) -> StepOutput:
         labels_N = batch.labels_N
-        logits_NK = _check_logits(module(*batch.inputs), num_images=len(labels_N))
+        logits_NK = _check_logits(module(*batch.inputs), wanted=(len(labels_N), num_classes))
         if batch.mix is None:
             loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing)
         else:
@@ -46,12 +46,12 @@ def supervised(*, label_smoothing: float) -> LossFn:
     return loss_fn
 
 
-def _check_logits(output: object, *, num_images: int) -> Tensor:
+def _check_logits(output: object, *, wanted: tuple[int, int]) -> Tensor:
     """What a network of one's own may do in training alone, which the image shown to it before cannot tell."""
-    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == num_images:
+    if isinstance(output, Tensor) and output.shape == wanted:
         return output
     given = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     raise ValueError(
-        f"in training the network gives {given} for {num_images} images; wanted: one tensor of logits "
-        f"({num_images}, number of classes), as in evaluation. Look at its forward()."
+        f"in training the network gives {given} for {wanted[0]} images of {wanted[1]} classes; wanted: one tensor of "
+        f"logits {wanted}, as in evaluation. Look at its forward()."
     )

@@ -13,10 +13,10 @@ from torch import nn
 
 from configs.load import config_to_dict
 from configs.schema import Config, InputSpec
-from engine.fit import Phase
 from engine.progress import Progress
 from engine.record import RunFolder, Samples, describe_environment
 from engine.runtime import Runtime
+from engine.state import Phase
 from pipelines.batch import Loader
 
 _NUM_POINTS = 1000  # of each phase

@@ -15,6 +15,7 @@ from torch import nn
 
 from configs.imports import is_import_path, load_object
 from configs.schema import InputSpec, ModelConfig
+from models.airbench import Airbench
 from models.alexnet import AlexNet
 from models.arguments import FOLLOWS, Blueprint, check_arguments, offer, parameters_of
 from models.imported import find_imported
@@ -36,6 +37,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": AlexNet,
     "vgg": VGG,
     "resnet": ResNet,
+    "airbench": Airbench,
 }
 
 _GIVEN_BY_DATA = ("in_channels", "num_classes", "size_px")

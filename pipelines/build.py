@@ -23,6 +23,7 @@ from pipelines.build_data import (
     splits_of,
 )
 from pipelines.effects import Effects, EffectSettings, Erasing, Mixing, draw_effects
+from pipelines.examples import read_examples
 from pipelines.execution import Executor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.resident import ResidentExecutor, Store, load_store
@@ -52,6 +53,7 @@ __all__ = [  # the door of this room: what others import from here, wherever it 
     "choose_backend",
     "describe_data",
     "fingerprint_splits",
+    "read_training_images",
     "size_at",
     "split_of",
 ]
@@ -259,6 +261,26 @@ def build_evaluation_loader(
     draw = Draw(draw_plan, lambda plan, share, epoch: Effects())
     parts = _Parts(split, source, order, draw, config.data.on_bad_eval_sample)
     return _join(config, data, parts, windows="stored", place=place, show_progress=show_progress)
+
+
+def read_training_images(config: Config, data: Data, *, num_images: int, show_progress: bool) -> torch.Tensor:
+    """Up to `num_images` images of train as evaluation shows them, float (N, C, S, S), normalised, on the CPU.
+
+    Raises:
+        ValueError: An image cannot be read, and is not to be replaced.
+    """
+    spec = data.spec
+    return read_examples(
+        data.train,
+        num_images=num_images,
+        size_px=given(spec.size_px),
+        fit=_fit(spec),
+        interpolation=spec.interpolation,
+        mean=given(spec.mean),
+        std=given(spec.std),
+        show_progress=show_progress,
+        skip_bad=config.data.on_bad_sample == "replace",
+    )
 
 
 def size_at(epoch: float, *, config: Config, spec: InputSpec) -> int:

@@ -53,3 +53,8 @@ def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     value = (value ^ (value >> np.uint64(30))) * _MULTIPLIER_1
     value = (value ^ (value >> np.uint64(27))) * _MULTIPLIER_2
     return value ^ (value >> np.uint64(31))
+
+
+def pick_ids(num_samples: int, *, num_wanted: int) -> npt.NDArray[np.int64]:
+    """Ids, int64 (num_wanted,) or, if there are fewer, (num_samples,); drawn by the number of samples alone."""
+    return np.argsort(random_bits(0, Stream.SAMPLE, np.arange(num_samples)), kind="stable")[:num_wanted]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.counter import Stream, random_bits
+from pipelines.counter import pick_ids
 from pipelines.parallel import map_in_threads
 from pipelines.source import WHAT_TO_DO, Source
 
@@ -37,9 +37,7 @@ def measure_statistics(
     Raises:
         ValueError: An image cannot be read, or with `skip_bad` none can, or all pixels of a channel are equal.
     """
-    num_samples = len(source.labels_N)
-    ids = np.argsort(random_bits(0, Stream.SAMPLE, np.arange(num_samples)), kind="stable")[:NUM_MEASURED]
-
+    ids = pick_ids(len(source.labels_N), num_wanted=NUM_MEASURED)
     total, bad = np.zeros((3, channels), dtype=np.int64), []
     sums = partial(_sums, source=source, channels=channels)
     for result in map_in_threads(sums, ids.tolist(), title="measuring mean", unit="image", show_progress=show_progress):

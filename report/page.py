@@ -4,11 +4,13 @@ run folder -> material -> parts: verdict, hints, curves, samples, classes, confi
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 from engine.record import RunFolder, replace_file
+from report.curves import draw_curves
 from report.parts import (
     Guard,
     build_bad,
@@ -142,6 +144,22 @@ def main() -> None:
             print(write_page(folder))
         except OSError as error:
             parser.exit(1, f"{parser.prog}: error: {folder.path / 'report.html'} cannot be written: {error}\n")
+
+
+def draw_run(folder: RunFolder, *, say: Callable[[str], None]) -> str:
+    """Draws curves.png and report.html, and gives the page's path; a fault there must not make a training fail.
+
+    Args:
+        folder: The run folder.
+        say: Told of a fault; the command that tries again is then given in place of the path.
+    """
+    try:
+        if folder.read_metrics():
+            draw_curves(folder)
+        return str(write_page(folder))
+    except Exception as error:
+        say(f"the report could not be drawn ({type(error).__name__}: {error})")
+        return f"python -m report.page {folder.path}"
 
 
 def write_page(folder: RunFolder) -> Path:

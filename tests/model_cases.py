@@ -23,6 +23,7 @@ OWN = {
     "alexnet": Case(16, args={"width": 0.25, "hidden": 64}),
     "vgg": Case(16, args={"width": 0.25}),
     "resnet": Case(16, args={"width": 0.25}),
+    "airbench": Case(16, args={"widths": [16, 32, 32]}),
 }
 TORCHVISION = {
     "densenet121": Case(stem="small"),

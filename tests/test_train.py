@@ -119,6 +119,7 @@ def test_early_stopping_ends_a_run_and_its_result_says_when(small_recipe, tmp_pa
     assert epochs < 40
     assert f"stopped early after {epochs} epochs: no better score on val for 2 of them" in output
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epoch"] == epochs
+    assert "stopped early: no better score on val for 2 epochs" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_finished_run_says_so_and_changes_nothing(small_recipe, tmp_path):
@@ -276,6 +277,29 @@ def test_a_run_goes_on_without_cut_images_and_lists_them(folder_recipe, folder_w
 def test_an_unknown_model_is_answered_with_the_nearest(small_recipe):
     message = fail("train.py", "--config", str(small_recipe()), "--model.name", "simpel_cnn")
     assert "unknown model 'simpel_cnn'; nearest: simple_cnn" in message
+
+
+MYNET = """from torch import nn
+
+
+class MyNet(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+    def forward(self, images):
+        logits = self.net(images)
+        return logits[:, :-1] if self.training else logits
+"""
+
+
+def test_a_network_with_fewer_logits_in_training_than_in_evaluation_is_told_so(small_recipe, tmp_path):
+    (tmp_path / "mynet.py").write_text(MYNET)
+    command = ("train.py", "--config", str(small_recipe()), "--run.out", str(tmp_path / "run"))
+    done = run_program(*command, "--model.name", "mynet:MyNet", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "in training the network gives shape (60, 9) for 60 images of 10 classes; wanted: one tensor" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("key", "nearest"), [("--model.nam", "model.name"), ("--optim.learning_rate", "optim.lr")])

@@ -1,15 +1,21 @@
-"""A runtime for tests within this process, and a loader over tensors that the tests can see through."""
+"""A runtime for tests within this process, a loader over tensors that the tests can see through, and fits of both."""
 
 import io
 from typing import Any
 
 import pytest
 import torch
+from small_fits import NUM_CLASSES, KilledError, trained
 
 from configs.schema import RunConfig
 from engine.bad_samples import BadSampleLog
+from engine.evaluation import evaluate
+from engine.losses import supervised
 from engine.progress import Progress
+from engine.record import RunFolder
 from engine.runtime import Runtime, start_runtime
+from engine.schedules import step_decay
+from engine.state import FitSettings, Job, Phase
 from pipelines.batch import BadSample, Batch
 
 
@@ -98,3 +104,69 @@ class TensorLoader:
 @pytest.fixture
 def make_loader():
     return TensorLoader
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(24, 5, generator=generator, dtype=torch.float64)
+    return inputs, inputs[:, :NUM_CLASSES].argmax(dim=1)
+
+
+@pytest.fixture
+def make_job(tmp_path, runtime, make_loader, data):
+    def make(name="run", *, val=True, interrupt_after=None, phases=None, bad=(), bad_val=(), **changes) -> Job:
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir(exist_ok=True)
+        progress = Progress(num_epochs=3, is_main=True, stream=io.StringIO())
+        bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
+        values = {
+            "seed": 0,
+            "select": "best",
+            "log_every_steps": 2,
+            "checkpoint_every_steps": 0,
+            "keep_checkpoints": 2,
+            "accumulation": 1,
+            "epochs": 3,
+            "label_smoothing": 0.0,
+            "early_stop_epochs": None,
+            "plateau": None,
+            "momentum_at": None,
+            "max_num_bad": 100,
+        } | changes
+        loss_fn, steps = supervised(num_classes=NUM_CLASSES, label_smoothing=values["label_smoothing"]), []
+
+        def interruptible(module, batch):
+            steps.append(1)
+            if interrupt_after is not None and len(steps) > interrupt_after:
+                raise KilledError
+            return loss_fn(module, batch)
+
+        def validate(module, step):
+            loader = make_loader(*data, batch_size=7, split="val", bad=bad_val)
+            return evaluate(module, loader, num_classes=NUM_CLASSES, runtime=runtime, bad_log=bad_log, step=step)
+
+        default = Phase(
+            name="train",
+            loader=make_loader(*data, batch_size=6, bad=bad, max_num_bad=values["max_num_bad"]),
+            epochs=values["epochs"],
+            accumulation=values["accumulation"],
+            build_optimizer=lambda module: torch.optim.SGD(trained(module), lr=0.2, momentum=0.9),
+            lr_factor=step_decay(step_size=3, gamma=0.5),
+            momentum_at=values["momentum_at"],
+            plateau=values["plateau"],
+        )
+        return Job(
+            phases=phases or [default],
+            loss_fn=interruptible,
+            validate=validate if val else None,
+            card={"model": {}, "class_names": ["a", "b", "c"], "input": {"size_px": 8}, "data": {"train": "1"}},
+            config={"optim": {"lr": 0.2}},
+            bad_log=bad_log,
+            folder=folder,
+            runtime=runtime,
+            settings=FitSettings(**{name: values[name] for name in FitSettings._fields}),
+            progress=progress,
+        )
+
+    return make

@@ -1,5 +1,7 @@
 """The loss of plain and of mixed batches, against soft labels written out in float64."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -50,7 +52,7 @@ def mixed_weights(*, dtype=torch.float64):
 @pytest.mark.parametrize("weights", [None, mixed_weights(), torch.ones(COUNT, dtype=torch.float64)])
 def test_the_loss_is_the_cross_entropy_with_mixed_and_smoothed_targets(module, weights, label_smoothing):
     batch = make_batch(weights=weights)
-    output = supervised(label_smoothing=label_smoothing)(module, batch)
+    output = supervised(num_classes=NUM_CLASSES, label_smoothing=label_smoothing)(module, batch)
     wanted = soft_cross_entropy(module(*batch.inputs), batch, label_smoothing=label_smoothing)
     assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-12)
 
@@ -60,7 +62,7 @@ def test_its_gradient_is_that_of_the_soft_targets_too(module):
     gradients = [
         torch.autograd.grad(loss, module.weight)[0]
         for loss in (
-            supervised(label_smoothing=0.1)(module, batch).loss,
+            supervised(num_classes=NUM_CLASSES, label_smoothing=0.1)(module, batch).loss,
             soft_cross_entropy(module(*batch.inputs), batch, label_smoothing=0.1),
         )
     ]
@@ -69,7 +71,7 @@ def test_its_gradient_is_that_of_the_soft_targets_too(module):
 
 def test_weights_of_float32_serve_a_module_of_float64(module):
     batch = make_batch(weights=mixed_weights(dtype=torch.float32))
-    output = supervised(label_smoothing=0.0)(module, batch)
+    output = supervised(num_classes=NUM_CLASSES, label_smoothing=0.0)(module, batch)
     assert output.loss.dtype == torch.float64
     wanted = soft_cross_entropy(module(*batch.inputs), batch, label_smoothing=0.0)
     assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-7)  # 1 - weight is rounded to float32
@@ -77,7 +79,7 @@ def test_weights_of_float32_serve_a_module_of_float64(module):
 
 def test_a_mix_that_changes_nothing_gives_the_loss_of_none(module):
     plain, mixed = make_batch(), make_batch(weights=torch.ones(COUNT, dtype=torch.float64))
-    loss_fn = supervised(label_smoothing=0.1)
+    loss_fn = supervised(num_classes=NUM_CLASSES, label_smoothing=0.1)
     assert loss_fn(module, mixed).loss.item() == pytest.approx(loss_fn(module, plain).loss.item(), rel=1e-12)
 
 
@@ -88,13 +90,13 @@ def test_of_a_mixed_image_the_label_that_weighs_more_counts_as_right(module):
     for row, guess in enumerate(guesses):
         own = batch.mix.weight_N[row] >= 0.5
         right += guess == int(batch.labels_N[row] if own else batch.mix.partner_labels_N[row])
-    sums = supervised(label_smoothing=0.0)(module, batch).sums
+    sums = supervised(num_classes=NUM_CLASSES, label_smoothing=0.0)(module, batch).sums
     assert int(sums["top1_frac"]) == right
 
 
 def test_micro_batches_that_divide_pairs_keep_the_loss(module):
     batch = make_batch(weights=mixed_weights())
-    loss_fn = supervised(label_smoothing=0.1)
+    loss_fn = supervised(num_classes=NUM_CLASSES, label_smoothing=0.1)
     parts = split_batch(batch, 4)  # of 3 images: every other pair is cut in two
     assert sum(loss_fn(module, part).loss.item() for part in parts) / 4 == pytest.approx(
         loss_fn(module, batch).loss.item(), rel=1e-12
@@ -104,14 +106,17 @@ def test_micro_batches_that_divide_pairs_keep_the_loss(module):
 @pytest.mark.parametrize(
     ("forward", "given"),
     [
-        (lambda logits: (logits, logits), "a tuple for 12 images"),
-        (lambda logits: logits[:6], r"shape \(6, 5\) for 12 images"),
-        (lambda logits: logits[:, 0], r"shape \(12,\) for 12 images"),
+        (lambda logits: (logits, logits), "a tuple"),
+        (lambda logits: logits[:6], "shape (6, 5)"),
+        (lambda logits: logits[:, 0], "shape (12,)"),
+        (lambda logits: logits[:, :-1], "shape (12, 4)"),
+        (lambda logits: torch.cat([logits, logits], dim=1), "shape (12, 10)"),
     ],
 )
 def test_a_network_that_gives_something_else_in_training_is_told_what_is_wanted(module, forward, given):
     def network(inputs):
         return forward(module(inputs))
 
-    with pytest.raises(ValueError, match=rf"in training the network gives {given}; wanted: one tensor of logits \(12"):
-        supervised(label_smoothing=0.0)(network, make_batch())
+    message = f"in training the network gives {given} for 12 images of 5 classes; wanted: one tensor of logits (12, 5),"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        supervised(num_classes=NUM_CLASSES, label_smoothing=0.0)(network, make_batch())

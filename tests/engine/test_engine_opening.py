@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from configs.schema import InputSpec
-from engine.fit import Phase
 from engine.opening import save_preview, take_samples, trace_schedule
 from engine.record import RunFolder
 from engine.schedules import cycle_momentum, one_cycle, step_decay
+from engine.state import Phase
 from pipelines.batch import Mix
 
 SPEC = InputSpec(size_px=4, channels=3, mean=(0.5, 0.25, 0.125), std=(0.25, 0.5, 0.2))

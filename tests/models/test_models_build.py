@@ -56,8 +56,8 @@ def test_an_unknown_network_is_refused_with_the_nearest_ones_of_every_kind(name:
 
 def test_a_network_unlike_any_is_refused_with_our_own_and_where_the_others_are_listed() -> None:
     refused(
-        "unknown model 'xyz'; our own: mlp, simple_cnn, alexnet, vgg, resnet; `python -m models.list` lists and "
-        "searches torchvision's and timm's.",
+        "unknown model 'xyz'; our own: mlp, simple_cnn, alexnet, vgg, resnet, airbench; `python -m models.list` lists "
+        "and searches torchvision's and timm's.",
         "xyz",
     )
 
@@ -141,7 +141,7 @@ def test_a_list_may_be_empty_a_tuple_or_null_where_the_network_says_so() -> None
     check("resnet", blocks=[1, 1], widths=[8, 16])
 
 
-@pytest.mark.parametrize("name", ["simple_cnn", "mlp", "alexnet", "vgg", "resnet"])
+@pytest.mark.parametrize("name", ["simple_cnn", "mlp", "alexnet", "vgg", "resnet", "airbench"])
 def test_our_own_networks_have_no_stem_to_make_small(name: str) -> None:
     wanted = (
         rf"^model\.stem=small is for networks of torchvision and timm; {name} is made for its images by its own arg"

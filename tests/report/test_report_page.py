@@ -159,6 +159,13 @@ def test_a_run_that_is_not_finished_is_shown(make_run):
     assert check_pictures(early) == ["loss over the epochs", "learning rate over the epochs"]
 
 
+def test_the_page_of_a_run_that_stopped_early_says_so(make_run):
+    rows = [epoch_row(1), epoch_row(2), *(epoch_row(n, **{"val/top1_frac": 0.1}) for n in range(3, 7))]
+    page = page_of(make_run(rows=rows, train={"epochs": 40, "early_stop_epochs": 4}))
+    assert "6 of 40 epochs in 3.0 minutes; stopped early: no better score on val for 4 epochs" in page.text
+    assert "stopped early" not in page_of(make_run("whole", train={"early_stop_epochs": 4})).text
+
+
 def test_a_dry_run_is_named_after_its_run_and_says_how_to_train_it(make_run):
     folder = make_run("my run/dry_run", finished=False, rows=[])
     folder.save_start(folder.read_config() | {"dry_run": True}, folder.read_environment())

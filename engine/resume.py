@@ -1,0 +1,132 @@
+"""Checkpoints of a `TrainState`: the newest whole one into the state, and the state into a new one.
+
+newest checkpoint -> restore_state -> counters, weights, sums; the rest -> restore_phase -> optimizer, scaler, loader
+state, live phase -> save_state    -> checkpoint; older ones pruned
+
+A new field of the state is saved and restored here, with a default for the checkpoints that lack it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoint import (
+    load_training_state,
+    load_weights,
+    newest_checkpoint,
+    prune_checkpoints,
+    read_card,
+    save_checkpoint,
+    scored_checkpoint,
+)
+from engine.runtime import Prepared, Runtime
+from engine.schedules import PlateauState
+from engine.state import Job, Live, TrainState
+from engine.totals import ADVICE, NonFiniteLossError, global_totals, settle_bad
+from pipelines.batch import Loader
+
+
+def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
+    """Weights and counters of the newest whole checkpoint into `state`; gives the rest for `restore_phase`.
+
+    Raises:
+        FileNotFoundError: The best checkpoint is broken or gone.
+        ValueError: The newest one belongs to other data or another architecture.
+    """
+    checkpoint, passed_over = newest_checkpoint(job.folder.checkpoints)
+    for line in passed_over:
+        job.progress.say(f"checkpoint {line}")
+    job.runtime.wait_for_all()  # all ranks have looked before the main one changes anything
+    if checkpoint is None:
+        num_rows = len(job.folder.read_metrics())
+        if num_rows:
+            job.progress.say(f"no whole checkpoint: starting from step 0, {num_rows} rows of metrics.jsonl are dropped")
+        job.runtime.wait_for_all()
+        if job.runtime.is_main:
+            job.folder.drop_rows_after(0)
+        return None
+    scored_checkpoint(job.folder.checkpoints)  # a best one that is broken is found now, not at the end
+    _check_card(read_card(checkpoint), job.card, checkpoint=checkpoint)
+    load_weights(state.module, checkpoint)
+    saved = load_training_state(checkpoint)
+    state.phase, state.step, state.phase_step = saved["phase"], saved["step"], saved["phase_step"]
+    state.best_step, state.best_score = saved["best_step"], tuple(saved["best_score"])
+    state.logged, state.num_bad_written = saved["logged"], saved.get("num_bad_written", 0)
+    state.num_stale_epochs = saved.get("num_stale_epochs", 0)
+    state.plateau = PlateauState(*saved.get("plateau", PlateauState()))
+    if job.runtime.is_main:  # sums are global: one rank carries them on
+        state.totals = {name: value.to(job.runtime.device) for name, value in saved["totals"].items()}
+        job.folder.drop_rows_after(state.step)
+    job.progress.say(f"continuing from {checkpoint} (step {state.step})")
+    return saved
+
+
+def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path) -> None:
+    """Checks that a checkpoint was trained on the images that are there now."""
+    splits = saved["data"] | card["data"]
+    differing = [f"{split}/" for split in splits if saved["data"].get(split) != card["data"].get(split)]
+    differing += [key for key in ("class_names", "input") if saved[key] != card[key]]
+    if differing:
+        raise ValueError(
+            f"the data has changed since {checkpoint} was written: {', '.join(differing)} (names, labels or "
+            "sizes of images or files). Restore it, or start a new run with another --run.out."
+        )
+
+
+def restore_phase(saved: dict[str, Any], *, prepared: Prepared, loader: Loader, runtime: Runtime) -> None:
+    """What `restore_state` gave back into the optimizer, the scaler and the loader of the present phase."""
+    prepared.optimizer.load_state_dict(saved["optimizer"])
+    runtime.load_scaler_state(saved["scaler"])
+    loader.load_state_dict(saved["loader"])
+
+
+def save_state(state: TrainState, live: Live, job: Job) -> None:
+    """Checkpoint of the present state, by the main process; the others wait.
+
+    Raises:
+        NonFiniteLossError: The loss or the weights are not finite; nothing is saved.
+        OSError: The disk is full or broken.
+        ValueError: More images could not be read than is allowed.
+    """
+    totals = global_totals(state, job)
+    settle_bad(state, live, job, num_bad=int(totals["num_bad"]))
+    runtime, settings = job.runtime, job.settings
+    best_step = state.best_step if settings.select == "best" else None
+    _check_weights(state, job)
+    if runtime.is_main:
+        tensors = {name: torch.tensor(value, dtype=state.totals[name].dtype) for name, value in totals.items()}
+        training_state = {
+            "phase": state.phase,
+            "step": state.step,
+            "phase_step": state.phase_step,
+            "best_step": state.best_step,
+            "best_score": list(state.best_score),
+            "totals": tensors | {"bad_step": torch.tensor(-1)},
+            "logged": state.logged,
+            "num_bad_written": state.num_bad_written,
+            "num_stale_epochs": state.num_stale_epochs,
+            "plateau": list(state.plateau),
+            "loader": live.phase.loader.state_dict(),
+            "optimizer": live.prepared.optimizer.state_dict(),
+            "scaler": runtime.scaler_state(),
+        }
+        save_checkpoint(
+            job.folder.checkpoints,
+            step=state.step,
+            best_step=best_step,
+            weights=state.module.state_dict(),
+            card=job.card,
+            training_state=training_state,
+        )
+        prune_checkpoints(job.folder.checkpoints, step=state.step, keep=settings.keep_checkpoints, best_step=best_step)
+    runtime.wait_for_all()
+
+
+def _check_weights(state: TrainState, job: Job) -> None:
+    """Raises NonFiniteLossError on every rank before weights are saved that no run could continue from."""
+    finite = [value.isfinite().all() for value in state.module.state_dict().values() if value.is_floating_point()]
+    if job.runtime.sum_over_ranks((~torch.stack(finite)).sum()).item():
+        raise NonFiniteLossError(
+            f"the weights are not finite after step {state.step}; the run has stopped without saving them. {ADVICE}"
+        )

@@ -1,0 +1,133 @@
+"""What a fit is given, and where it stands: a plan that stays the same, and a state small enough to be saved whole.
+
+phases, loss, val, folder, runtime, settings -> Job          module, steps, sums, best score -> TrainState
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from engine.bad_samples import BadSampleLog
+from engine.clock import Clock
+from engine.evaluation import Evaluation
+from engine.losses import LossFn
+from engine.progress import Progress
+from engine.record import RunFolder
+from engine.runtime import Prepared, Runtime
+from engine.schedules import LrFactor, Plateau, PlateauState
+from pipelines.batch import BadSample, Loader
+
+
+class Phase(NamedTuple):
+    """A stretch of training with one optimizer, one schedule and one loader (and so one image and batch size).
+
+    name: for messages. loader: training batches. epochs: how often to pass over it. accumulation: micro-batches per
+    optimizer step. build_optimizer: makes the optimizer for a module. lr_factor: optimizer step of this phase -> factor
+    of each group's learning rate. momentum_at: optimizer step -> momentum (or first beta), None to leave it. plateau:
+    lowers the learning rate by the loss on val. trains: parameter name -> whether it is trained; None leaves each as it
+    is, so that what a network of your own freezes stays frozen.
+    """
+
+    name: str
+    loader: Loader
+    epochs: int
+    accumulation: int
+    build_optimizer: Callable[[nn.Module], Optimizer]
+    lr_factor: LrFactor
+    momentum_at: Callable[[int], float] | None = None
+    plateau: Plateau | None = None
+    trains: Callable[[str], bool] | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the phase."""
+        return self.epochs * self.loader.steps_per_epoch
+
+
+class FitSettings(NamedTuple):
+    """How `fit` behaves; the fields are those of configs.schema.RunConfig and TrainConfig."""
+
+    seed: int
+    select: Literal["best", "last"]
+    log_every_steps: int
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    early_stop_epochs: int | None = None
+
+
+class Job(NamedTuple):
+    """What stays the same throughout a fit.
+
+    phases: in their order. loss_fn: what is learned. validate: (module, step) -> score on val, None without val. card:
+    what the weights are, kept in each checkpoint. config: the configuration as nested dicts, for trackers. bad_log:
+    where images that cannot be read are written. folder, runtime, settings, progress: where, with whom, how, what is
+    shown.
+    """
+
+    phases: list[Phase]
+    loss_fn: LossFn
+    validate: Callable[[nn.Module, int], Evaluation] | None
+    card: dict[str, Any]
+    config: dict[str, Any]
+    bad_log: BadSampleLog
+    folder: RunFolder
+    runtime: Runtime
+    settings: FitSettings
+    progress: Progress
+
+
+@dataclasses.dataclass
+class TrainState:
+    """Where training stands. `step` counts optimizer steps over all phases, `phase_step` within the present one.
+
+    totals: sums over this rank's samples of the present epoch, on the device. logged: their global values at the last
+    log step. bad_met: this rank's images that could not be read and are not written down yet; num_bad_written: those
+    of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`; num_stale_epochs: epochs
+    since. plateau: of the present phase.
+    """
+
+    module: nn.Module
+    phase: int = 0
+    step: int = 0
+    phase_step: int = 0
+    totals: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    logged: dict[str, float] = dataclasses.field(default_factory=dict)
+    bad_met: list[BadSample] = dataclasses.field(default_factory=list)
+    num_bad_written: int = 0
+    best_step: int | None = None
+    best_score: tuple[float, float] = (-1.0, 0.0)
+    num_stale_epochs: int = 0
+    plateau: PlateauState = dataclasses.field(default_factory=PlateauState)
+
+
+class Live(NamedTuple):
+    """The present phase at work.
+
+    prepared: module and optimizer, wrapped for the processes there are. peak_lrs: learning rate of each parameter group
+    before the schedule. clock: speed and data wait.
+    """
+
+    phase: Phase
+    prepared: Prepared
+    peak_lrs: list[float]
+    clock: Clock
+
+
+def count_epochs(state: TrainState, job: Job) -> int:
+    """Whole epochs done, over all phases."""
+    return math.floor(progress_in_epochs(state, job))
+
+
+def progress_in_epochs(state: TrainState, job: Job) -> float:
+    """Epochs done, over all phases, the part of the present one included."""
+    before = sum(phase.epochs for phase in job.phases[: state.phase])
+    return before + state.phase_step / steps_per_epoch(state, job)
+
+
+def steps_per_epoch(state: TrainState, job: Job) -> int:
+    """Optimizer steps in an epoch of the present phase."""
+    return job.phases[state.phase].loader.steps_per_epoch

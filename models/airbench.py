@@ -1,0 +1,142 @@
+"""The network of cifar10-airbench (Jordan 2024, arXiv 2404.00498): few convolutions, halved as early as possible.
+
+images (N, C, S, S) -> stem: conv 2x2 without padding, set to whiten patches of the training images -> activation
+                    -> groups: conv 3x3 -> max-pool 2 -> norm -> activation -> conv 3x3 -> norm -> activation
+                    -> maximum over pixels -> linear without bias -> logits (N, K)
+
+On 32-pixel images: 31 -> 15 -> 7 -> 3 pixels. Pooling comes before norm and activation, so these see a quarter of the
+pixels, and only one convolution per group works at its full size. The first filters of each 3x3 convolution begin as
+the identity (dirac), the others as torch's.
+
+Where it differs from the source: norms are torch's own (scale learned, momentum 0.1), the stem's bias is trained
+throughout, and logits are not scaled. Where there are more groups than halvings that leave a pixel (images of 8 pixels
+for three groups, of up to 16 for four), the first groups have no pool.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["gelu", "relu"]
+
+_LEAST_PX = 8
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+_PATCH_PX = 2
+_NUM_PIXELS = 5_000 * 32**2  # of the training images whose patches are whitened: the source's 5,000 of CIFAR
+_CHUNK = 100  # images whose patches are held at a time
+
+
+class Airbench(nn.Module):
+    """Stem, groups of two convolutions, maximum over pixels, linear layer.
+
+    Args:
+        in_channels: Channels of the images.
+        num_classes: Classes.
+        size_px: Height and width of the images, at least 8.
+        widths: Channels of each group.
+        activation: gelu or relu.
+        stem: whitened = its filters are set by `start_from`, and stay; drawn = they are trained from random ones.
+
+    Raises:
+        ValueError: A number out of range. (The choices are checked by models.build.)
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        size_px: int,
+        widths: Sequence[int] = (64, 256, 256),
+        activation: Activation = "gelu",
+        stem: Literal["whitened", "drawn"] = "whitened",
+    ) -> None:
+        super().__init__()
+        _check(size_px=size_px, widths=widths)
+        before = 2 * in_channels * _PATCH_PX**2  # every direction of a patch, and its opposite
+        conv = nn.Conv2d(in_channels, before, kernel_size=_PATCH_PX)
+        self.stem = nn.Sequential(conv, _ACTIVATIONS[activation]())
+        self.num_start_images = max(1, _NUM_PIXELS // size_px**2) if stem == "whitened" else 0
+        num_pools = (size_px - 1).bit_length() - 1  # 7 -> 2 halvings that leave a pixel, 15 -> 3, 31 -> 4
+        groups: list[nn.Module] = []
+        for place, channels in enumerate(widths):
+            has_pool = place >= len(widths) - num_pools
+            groups.append(_build_group(before, channels, has_pool=has_pool, activation=activation))
+            before = channels
+        self.groups = nn.Sequential(*groups)
+        self.head = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(before, num_classes, bias=False))
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits (N, K) of normalised images, float (N, C, S, S)."""
+        logits_NK: Tensor = self.head(self.groups(self.stem(images_NCHW)))
+        return logits_NK
+
+    def start_from(self, images_NCHW: Tensor) -> None:
+        """Sets the stem to whiten the patches of these images, and freezes its filters; before training.
+
+        Args:
+            images_NCHW: Training images, normalised, float (num_start_images or fewer, C, S, S), on the CPU.
+        """
+        conv = self.stem[0]
+        assert isinstance(conv, nn.Conv2d)
+        with torch.no_grad():
+            conv.weight.copy_(whitening_filters(images_NCHW, patch_px=_PATCH_PX))
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        conv.weight.requires_grad_(False)
+
+
+def whitening_filters(images_NCHW: Tensor, *, patch_px: int, eps: float = 5e-4) -> Tensor:
+    """Filters whose outputs are uncorrelated and of variance one over these images, and the opposite of each.
+
+    The eigenvectors of the patches' second moments, divided by the root of their eigenvalues (Page 2018, airbench).
+
+    Args:
+        images_NCHW: float (N, C, S, S).
+        patch_px: Height and width of the filters.
+        eps: Added to the eigenvalues, on the scale of the normalised pixels.
+
+    Returns:
+        float32 (2 * C * patch_px**2, C, patch_px, patch_px), on the CPU.
+    """
+    channels = images_NCHW.shape[1]
+    size = channels * patch_px**2
+    moments_DD, num_patches = torch.zeros(size, size, dtype=torch.float64), 0
+    for chunk_NCHW in torch.split(images_NCHW, _CHUNK):
+        patches_NDL = F.unfold(chunk_NCHW.double(), patch_px)
+        moments_DD += torch.einsum("ndl,nel->de", patches_NDL, patches_NDL)
+        num_patches += patches_NDL.shape[0] * patches_NDL.shape[2]
+    eigenvalues_D, eigenvectors_DD = torch.linalg.eigh(moments_DD / num_patches)
+    filters_DD = (eigenvectors_DD / (eigenvalues_D + eps).sqrt()).T.flip(0)  # the largest first
+    filters = filters_DD.reshape(size, channels, patch_px, patch_px).float()
+    return torch.cat([filters, -filters])
+
+
+def _build_group(before: int, after: int, *, has_pool: bool, activation: Activation) -> nn.Sequential:
+    return nn.Sequential(
+        _build_convolution(before, after),
+        nn.MaxPool2d(2) if has_pool else nn.Identity(),
+        nn.BatchNorm2d(after),
+        _ACTIVATIONS[activation](),
+        _build_convolution(after, after),
+        nn.BatchNorm2d(after),
+        _ACTIVATIONS[activation](),
+    )
+
+
+def _build_convolution(before: int, after: int) -> nn.Conv2d:
+    """3x3; its first filters hand on a channel each, the others are drawn."""
+    conv = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)
+    nn.init.dirac_(conv.weight[:before])
+    return conv
+
+
+def _check(*, size_px: int, widths: Sequence[int]) -> None:
+    if size_px < _LEAST_PX:
+        raise ValueError(f"airbench: size_px={size_px} is too small; use {_LEAST_PX} or more.")
+    if not widths or min(widths) < 1:
+        raise ValueError(
+            f"airbench: widths={list(widths)} must be one number of at least 1 per group; use [64, 256, 256]."
+        )
