@@ -1,13 +1,17 @@
 """Scores the best checkpoint of a run again: `accelerate launch evaluate.py --run DIR [--split test]`.
 
-Options of train.py may follow, for example --data.root where the images have moved. Any number of processes gives the
-same number.
+Those options of train.py that evaluation reads may follow: --data.* but for sampling and class_weights (such as
+--data.root where the images have moved), --loader.*, --run.num_threads, --train.precision. Any number of processes
+gives the same number.
 """
 
 import argparse
+import dataclasses
 import os
+from collections.abc import Sequence
 
-from configs.load import load_config, replace_section
+from configs.load import config_keys, load_config
+from configs.schema import AugmentConfig, ScheduleConfig
 from engine.bad_samples import BadSampleLog
 from engine.build import resolve_config, with_card
 from engine.checkpoint import load_weights, read_card, scored_checkpoint
@@ -17,6 +21,18 @@ from engine.record import RunFolder
 from engine.runtime import clear_errors, start_runtime
 from models.build import build_model
 from pipelines.build import Place, build_data, build_evaluation_loader, check_classes, check_dataset
+
+_READ = ("data.", "loader.", "run.num_threads", "train.precision")
+_UNREAD_DATA = ("data.sampling", "data.class_weights")  # how often training meets an image
+_NEUTRAL = (  # what a run trained by, and need not hold where it is scored: processes, trackers, val to choose by
+    "--run.world_size=null",
+    "--run.trackers=[]",
+    "--run.select=last",
+    "--train.early_stop_epochs=null",
+    "--train.accumulation=null",
+    "--data.sampling=shuffled",
+    "--data.class_weights={}",
+)
 
 
 def main() -> None:
@@ -32,17 +48,15 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     folder = RunFolder(options.run)
     with clear_errors():
+        check_overrides(overrides)
         folder.read_config()
         checkpoint = scored_checkpoint(folder.checkpoints)
         card = read_card(checkpoint)
-        for word in overrides:
-            if word.startswith(("--config", "--model", "--input")):
-                raise ValueError(f"{word}: model and input are those of the checkpoint, and cannot be set here.")
-    arguments = ["--config", str(folder.path / "config.yaml"), *overrides]
+    arguments = ["--config", str(folder.path / "config.yaml"), *_NEUTRAL, *overrides]
     config = load_config(arguments, prog="evaluate.py --run DIR", description=__doc__ or "")
     with clear_errors():
+        config = dataclasses.replace(config, augment=AugmentConfig(), schedule=ScheduleConfig())  # training's alone
         config = with_card(resolve_config(config, os.environ), card)
-        config = replace_section(config, "run", world_size=None)  # any number of processes gives the same score
         check_dataset(config.data)
         runtime = start_runtime(config.train.precision, config.run)
         with runtime.first_on_this_machine():
@@ -60,6 +74,26 @@ def main() -> None:
         for name, value in to_metrics(score, split=options.split, class_names=data.train.class_names).items():
             progress.say(f"{name} {value}")
         runtime.end()
+
+
+def check_overrides(words: Sequence[str]) -> None:
+    """Checks that evaluation reads the options of train.py that were given; mistyped names are left to the parser.
+
+    Raises:
+        ValueError: It does not read one, or the checkpoint decides it.
+    """
+    sections = {key.partition(".")[0] for key in config_keys()}
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        name = option.removeprefix("--").replace("-", "_")  # --dry-run is dry_run
+        section = name.partition(".")[0]
+        if section in ("config", "model", "input"):
+            raise ValueError(f"{option}: model and input are those of the checkpoint, and cannot be set here.")
+        if section in sections and (not name.startswith(_READ) or name.startswith(_UNREAD_DATA)):
+            raise ValueError(
+                f"{option}: evaluation does not read it, for it trains nothing and writes nothing; leave it out. Of "
+                "train.py's options it reads --data.* (but for sampling and class_weights), --loader.*, "
+                "--run.num_threads and --train.precision."
+            )
 
 
 if __name__ == "__main__":

@@ -212,5 +212,6 @@ def _lookup(plain: dict[str, Any], key: str, *, default: Any = None) -> Any:
 
 
 def _leave(parser: ArgumentParser, message: str) -> NoReturn:
-    print(f"{parser.prog}: error: {message}\n({parser.prog} --help lists every option)", file=sys.stderr)
+    program = "train.py" if parser.prog.startswith("evaluate.py") else parser.prog  # whose help has every option
+    print(f"{parser.prog}: error: {message}\n({program} --help lists every option)", file=sys.stderr)
     raise SystemExit(2)

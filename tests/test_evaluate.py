@@ -4,7 +4,11 @@ import hashlib
 import json
 
 import pytest
+import yaml
 from programs import run_program, succeed
+
+from configs.load import config_keys
+from evaluate import check_overrides
 
 
 @pytest.fixture
@@ -78,3 +82,78 @@ def test_the_checkpoints_own_model_and_input_cannot_be_overridden(run_folder, op
     done = run_program("evaluate.py", "--run", str(run_folder), option, "16")
     assert done.returncode == 1
     assert f"{option}: model and input are those of the checkpoint" in done.stderr
+
+
+READ = [
+    *(key for key in config_keys() if key.startswith(("data.", "loader."))),
+    "run.num_threads",
+    "train.precision",
+]
+UNREAD_DATA = ["data.sampling", "data.class_weights"]
+
+
+def test_every_option_of_train_is_read_refused_or_the_checkpoints_own():
+    num_read = num_refused = num_own = 0
+    for key in config_keys():
+        if key in READ and key not in UNREAD_DATA:
+            check_overrides([f"--{key}", "1"])
+            check_overrides([f"--{key}=1"])
+            num_read += 1
+        elif key.startswith(("model.", "input.")):
+            with pytest.raises(ValueError, match=rf"^--{key}: model and input are those of the checkpoint"):
+                check_overrides(["--data.root", "x", f"--{key}=1"])
+            num_own += 1
+        else:
+            with pytest.raises(ValueError, match=rf"^--{key}: evaluation does not read it.*; leave it out\. Of train"):
+                check_overrides(["--data.root", "x", f"--{key}=1"])
+            num_refused += 1
+    assert num_read + num_refused + num_own == len(config_keys())
+    assert min(num_read, num_refused, num_own) > 5
+
+
+@pytest.mark.parametrize("words", [["--data.class_weights.cat", "2"], ["--data", "x.yaml"], ["--dry_run"]])
+def test_sections_and_parts_of_options_are_refused_likewise(words):
+    with pytest.raises(ValueError, match=rf"^{words[0]}: evaluation does not read it"):
+        check_overrides(words)
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], ["--train.epochs", "3"], ["--resume=never"]])
+def test_an_option_that_is_not_read_is_refused_before_any_work(tmp_path, words):
+    done = run_program("evaluate.py", "--run", str(tmp_path / "nowhere"), *words)
+    assert done.returncode == 1
+    assert f"error: {words[0].partition('=')[0]}: evaluation does not read it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_that_is_no_option_is_answered_with_the_nearest(run_folder):
+    for word, nearest in (("--data.rot", "data.root"), ("--rot", "root")):
+        done = run_program("evaluate.py", "--run", str(run_folder), word, "x")
+        assert done.returncode == 2
+        assert f"unknown option '{word[2:]}'; nearest: " in done.stderr
+        assert nearest in done.stderr
+
+
+def test_loader_and_precision_can_be_set(run_folder):
+    result = json.loads((run_folder / "result.json").read_text())
+    plain = ("--loader.backend", "reference", "--loader.num_workers=0", "--run.num_threads", "1")
+    output = succeed("evaluate.py", "--run", str(run_folder), *plain, "--train.precision", "bf16")
+    assert f"test/num_samples {result['test/num_samples']}" in output
+    assert f"test/loss {result['test/loss']}\n" not in output, "it was computed in another precision"
+    done = run_program(
+        "evaluate.py", "--run", str(run_folder), "--loader.backend", "threads", "--loader.num_threads", "0"
+    )
+    assert done.returncode != 0, "the loader's options are read"
+    assert "loader.num_threads=0" in done.stderr
+
+
+def test_what_a_run_trained_by_need_not_hold_where_it_is_scored(run_folder):
+    path = run_folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["run"] |= {"world_size": 3, "trackers": ["a tracker that is not installed"]}
+    config["train"] |= {"early_stop_epochs": 5, "accumulation": 4}
+    config["data"] |= {"sampling": "balanced", "class_weights": {"a class that is not there": 2.0}}
+    config["schedule"] |= {"name": "plateau", "patience_epochs": 3}
+    path.write_text(yaml.safe_dump(config))
+    options = ("--split", "train", "--data.val_frac", "0")  # no val, which run.select=best needs
+    environ = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}
+    assert "train/num_samples 1437" in succeed("evaluate.py", "--run", str(run_folder), *options, **environ)
