@@ -50,7 +50,7 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder of train.py")
     parser.add_argument("--out", default="runs/compare", metavar="DIR", help="where the results go (runs/compare)")
-    parser.add_argument("--metric", default="test/top1_frac", help="key of result.json (test/top1_frac)")
+    parser.add_argument("--metric", default="test/top1_frac", help="score in result.json (test/top1_frac)")
     options = parser.parse_args()
     try:
         runs, left_out = load_runs([RunFolder(run) for run in options.runs], metric=options.metric)

@@ -63,12 +63,12 @@ class Group(NamedTuple):
 
 def lower_is_better(metric: str) -> bool:
     """Whether less of this metric is better."""
-    return "loss" in metric
+    return _quantity(metric).endswith("loss")
 
 
 def title_of(metric: str) -> str:
     """A heading: `test/top1 (%)`."""
-    return f"{metric.replace('_frac', '')} (%)" if is_frac(metric) else metric
+    return f"{metric.replace('_frac', '', 1)} (%)" if is_frac(metric) else metric
 
 
 def show(value: float, *, metric: str) -> str:
@@ -78,7 +78,18 @@ def show(value: float, *, metric: str) -> str:
 
 def is_frac(metric: str) -> bool:
     """Whether the metric is a part of one, shown in per cent."""
-    return "_frac" in metric
+    return _quantity(metric).endswith("_frac")
+
+
+def is_score(metric: str) -> bool:
+    """Whether runs can be better or worse by this key: a fraction or a loss, and no count, step or epoch."""
+    return is_frac(metric) or lower_is_better(metric)
+
+
+def _quantity(metric: str) -> str:
+    """`top1_frac` of test/top1_frac and of test/top1_frac/<class>."""
+    parts = metric.split("/")
+    return parts[1] if len(parts) > 1 else ""
 
 
 def load_runs(folders: Sequence[RunFolder], *, metric: str) -> tuple[list[FinishedRun], list[str]]:
@@ -86,23 +97,26 @@ def load_runs(folders: Sequence[RunFolder], *, metric: str) -> tuple[list[Finish
 
     Args:
         folders: Where to look.
-        metric: A key of result.json.
+        metric: A key of result.json that is a score.
 
     Raises:
         FileNotFoundError: A folder does not exist.
-        ValueError: No run is finished, none has the metric, or a file of one cannot be read.
+        ValueError: No run is finished, none has the metric, it is no score, or a file of one cannot be read.
     """
     runs, left_out, keys = [], [], dict[str, None]()
     for folder in folders:
         if not folder.path.is_dir():
             raise FileNotFoundError(f"{folder.path} is not there; give run folders of train.py.")
         result = folder.read_result() or {}
-        keys |= dict.fromkeys(key for key in result if key.count("/") == 1)
+        keys |= dict.fromkeys(key for key in result if key.count("/") == 1 and is_score(key))
         why = _why_left_out(folder, result, metric=metric)
         if why is None:
             runs.append(_load_run(folder, result, metric=metric))
         else:
             left_out.append(f"{folder.path}: {why}")
+    if runs and not is_score(metric):
+        offer = nearest(metric, list(keys)) if keys else "these runs have none, for they had no val and no test."
+        raise ValueError(f"the metric {metric!r} is no score to compare runs by; {offer}")
     if not runs and keys:
         raise ValueError(f"no run has the metric {metric!r}; {nearest(metric, list(keys))}")
     if not runs:

@@ -50,7 +50,7 @@ def find_hints(
         _guesses(summary, num_classes=len(class_names)),
         _overfits(epochs),
         _val_loss_rises(epochs),
-        _still_falling(epochs),
+        _still_falling(epochs, stopped_early=summary.stale_epochs is not None),
         _waits(summary),
         _val_is_unlike_test(summary),
         _too_few_images(summary),
@@ -89,7 +89,7 @@ def _val_loss_rises(epochs: Rows) -> Hint | None:
     )
 
 
-def _still_falling(epochs: Rows) -> Hint | None:
+def _still_falling(epochs: Rows, *, stopped_early: bool) -> Hint | None:
     if len(epochs) < _FEWEST_EPOCHS:
         return None
     keys = ["train/epoch_loss", *(["val/loss"] if all("val/loss" in row for row in epochs) else [])]
@@ -99,7 +99,9 @@ def _still_falling(epochs: Rows) -> Hint | None:
     words = "train and val loss are" if len(keys) == 2 else "train loss is (there is no val to check it against)"
     return Hint(
         f"{words} still falling: longer training may pay.",
-        "Raise train.epochs (schedules cosine and one_cycle stretch with it).",
+        "Early stopping ended it: raise train.early_stop_epochs."
+        if stopped_early
+        else "Raise train.epochs (schedules cosine and one_cycle stretch with it).",
         "5 epochs or more, and train loss, and val loss where there is val, fell by 5 % or more over the last fifth",
     )
 

@@ -24,7 +24,7 @@ class Score(NamedTuple):
         return wilson_interval(round(self.top1_frac * self.num_samples), num_samples=self.num_samples)
 
     def describe(self) -> str:
-        """`test top-1 98.61 % (355 of 360; 95 % interval 96.78 to 99.41)`."""
+        """`test top-1 98.61 % (355 of 360; 95 % interval 96.79 to 99.41)`."""
         low, high = self.interval
         right = round(self.top1_frac * self.num_samples)
         return (
@@ -37,7 +37,8 @@ class Summary(NamedTuple):
     """A run in numbers.
 
     is_finished: whether there is a result. scores: of the result; while there is none, of val after the last epoch.
-    epochs_done, epochs_asked: of training. best_epoch: the one with the highest val top-1 (ties: lowest loss), None
+    epochs_done, epochs_asked: of training. stale_epochs: those without a better score on val after which early stopping
+    ended the run, None where it did not. best_epoch: the one with the highest val top-1 (ties: lowest loss), None
     without val. scored_epoch: the one that the scores are of, if known. minutes: of training. wait_frac: part of the
     time spent waiting for data, after the first epoch where there are more.
     """
@@ -46,6 +47,7 @@ class Summary(NamedTuple):
     scores: dict[str, Score]
     epochs_done: int
     epochs_asked: int | None
+    stale_epochs: int | None
     best_epoch: int | None
     scored_epoch: int | None
     minutes: float
@@ -74,6 +76,7 @@ def summarise(
         scores=_scores(last if result is None else result),
         epochs_done=done,
         epochs_asked=config.get("train", {}).get("epochs"),
+        stale_epochs=_stale_epochs(config, done=done, best=best) if result is not None else None,
         best_epoch=best,
         scored_epoch=(best if selects_best else done) if result is not None else done or None,
         minutes=train_minutes(rows),
@@ -90,6 +93,9 @@ def verdict(summary: Summary) -> str:
     parts = scores or ["no val and no test to score"]
     asked = "" if summary.epochs_asked in (None, summary.epochs_done) else f" of {summary.epochs_asked}"
     parts.append(f"{summary.epochs_done}{asked} epochs in {_minutes(summary.minutes)}")
+    if summary.stale_epochs is not None:
+        epochs = f"{summary.stale_epochs} epoch{'s' * (summary.stale_epochs > 1)}"
+        parts.append(f"stopped early: no better score on val for {epochs}")
     if summary.best_epoch is not None:
         parts.append(f"best epoch on val: {summary.best_epoch}")
     if summary.num_parameters is not None:
@@ -121,6 +127,15 @@ def _best_epoch(epochs: Rows) -> int | None:
     if not scored:
         return None
     return int(max(scored, key=lambda row: (row["val/top1_frac"], -row.get("val/loss", 0.0)))["epoch"])
+
+
+def _stale_epochs(config: Mapping[str, Any], *, done: int, best: int | None) -> int | None:
+    """Epochs after the best one of a finished run, if early stopping is why it did fewer than were asked for."""
+    train = config.get("train", {})
+    patience = train.get("early_stop_epochs")
+    if patience is None or best is None or done >= train.get("epochs", done) or done - best < patience:
+        return None
+    return done - best
 
 
 def _wait_frac(epochs: Rows) -> float | None:

@@ -14,7 +14,7 @@ from scipy import stats
 from engine.record import RunFolder
 from report.compare import csv_table, render_comparison, text_table
 from report.differences import compare_groups, notes_on, state_all
-from report.groups import check_same_images, group_runs, load_runs
+from report.groups import check_same_images, group_runs, load_runs, lower_is_better
 from report.overlay import draw_overlay, draw_values
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,31 @@ def test_of_losses_the_lower_is_better(make_group):
     assert [group.name for group in groups] == ["optim.lr=0.1", "optim.lr=0.5"]
     (sentence,) = state_all(groups, metric="test/loss")
     assert sentence.startswith("A is better than B by 0.2 (95 % interval 0.17")
+
+
+@pytest.mark.parametrize("name", ["gloss", "loss", "x_frac", "a/b"])
+def test_the_accuracy_of_a_class_is_compared_whatever_the_class_is_called(make_group, name):
+    metric = f"test/top1_frac/{name}"
+    folders = make_group("high", [0.9, 0.92], metric=metric)
+    folders += make_group("low", [0.5, 0.52], metric=metric, optim={"lr": 0.5})
+    assert not lower_is_better(metric)
+    assert [group.values for group in groups_of(folders, metric=metric)] == [[0.9, 0.92], [0.5, 0.52]]
+
+
+@pytest.mark.parametrize("metric", ["step", "epoch", "test/num_samples"])
+def test_what_is_no_score_is_refused_with_the_scores_there_are(make_group, metric):
+    folders = make_group("high", [0.9, 0.92]) + make_group("low", [0.8], optim={"lr": 0.5})
+    assert metric in folders[0].read_result()
+    scores = "valid: val/top1_frac, val/loss, test/top1_frac, test/loss"
+    nearby = {"test/num_samples": "nearest: test/loss, test/top1_frac; "}.get(metric, "")
+    message = f"^the metric '{metric}' is no score to compare runs by; {nearby}{scores}$"
+    with pytest.raises(ValueError, match=message):
+        load_runs(folders, metric=metric)
+
+
+def test_runs_without_any_score_offer_none(make_run):
+    with pytest.raises(ValueError, match="'step' is no score to compare runs by; these runs have none"):
+        load_runs([make_run(splits=())], metric="step")
 
 
 def test_several_comparisons_are_corrected_and_said(make_group):
@@ -253,6 +278,7 @@ def test_the_command_prints_and_writes(make_group, make_run, tmp_path):
     ("arguments", "message"),
     [
         (["{run}", "--metric", "test/top1_frc"], "no run has the metric 'test/top1_frc'; nearest: test/top1_frac"),
+        (["{run}", "--metric", "step"], "the metric 'step' is no score to compare runs by; valid: "),
         (["{run}", "{tmp}/nowhere"], "nowhere is not there; give run folders of train.py."),
         (["{tmp}"], "none of these is a finished run:"),
         (["{run}", "--out", "{run}/config.yaml/x"], "Not a directory"),

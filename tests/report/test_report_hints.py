@@ -58,6 +58,16 @@ def test_losses_that_still_fall_suggest_longer_training(train, val, expected):
     assert has(found, "no val to check it against") == (val is None)
 
 
+def test_a_run_that_stopped_early_is_not_told_to_ask_for_more_epochs():
+    rows = rows_of(train__epoch_loss=[2, 1.5, 1.2, 1, 0.8], val__loss=[2, 1.5, 1.2, 1, 0.8])
+    summary = summarise(rows, config={}, result=None, environment={})
+    for stale_epochs, wanted in ((None, "Raise train.epochs"), (2, "raise train.early_stop_epochs")):
+        hints = find_hints(rows, summary=summary._replace(stale_epochs=stale_epochs))
+        advice = [hint.advice for hint in hints if "still falling" in hint.finding]
+        assert len(advice) == 1
+        assert wanted in advice[0]
+
+
 @pytest.mark.parametrize(("last", "expected"), [(2.3, True), (2.31, True), (2.29, False)])
 def test_a_loss_that_never_fell_is_named(last, expected):
     assert has(findings(rows_of(train__epoch_loss=[2.3, last])), "does not learn") == expected

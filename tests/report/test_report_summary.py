@@ -31,6 +31,31 @@ def test_a_run_that_is_not_finished_says_so():
     assert verdict(summary_of([], result=None)) == "nothing is trained yet"
 
 
+def early(patience, *, best):
+    """The verdict on a run that finished after 6 of 40 epochs, the best one on val being `best`."""
+    scores = [0.9 if epoch == best else 0.5 for epoch in range(1, 7)]
+    rows = [epoch_row(epoch, **{"val/top1_frac": score}) for epoch, score in enumerate(scores, start=1)]
+    config = CONFIG | {"train": {"epochs": 40, "early_stop_epochs": patience}}
+    return verdict(summary_of(rows, config=config))
+
+
+def test_a_run_that_stopped_early_says_why():
+    said = "; 6 of 40 epochs in 3.0 minutes; stopped early: no better score on val for 2 epochs; best epoch on val: 4"
+    assert said in early(2, best=4)
+    assert "; stopped early: no better score on val for 1 epoch; best" in early(1, best=5)
+
+
+def test_only_early_stopping_is_told_as_early_stopping():
+    assert "stopped early" not in early(None, best=4), "train.early_stop_epochs was not set"
+    assert "stopped early" not in early(3, best=4), "it would have waited for one epoch more"
+    patient = CONFIG | {"train": {"epochs": 6, "early_stop_epochs": 2}}
+    rows = [epoch_row(epoch, **{"val/top1_frac": 0.9 if epoch == 4 else 0.5}) for epoch in range(1, 7)]
+    assert "stopped early" not in verdict(summary_of(rows, config=patient)), "all epochs are done"
+    longer = CONFIG | {"train": {"epochs": 40, "early_stop_epochs": 2}}
+    assert "stopped early" not in verdict(summary_of(rows, config=longer, result=None)), "it is not finished"
+    assert "stopped early" not in verdict(summary_of([], config=longer)), "its rows are gone"
+
+
 def test_a_run_without_val_and_test_has_no_scores():
     rows = [epoch_row(1, **{"val/loss": None, "val/top1_frac": None, "val/num_samples": None})]
     line = verdict(summary_of(rows, config={"train": {"epochs": 1}}, result={"step": 1}))
