@@ -21,34 +21,61 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.recipes import RESULTS, ROOT, read_csv
+from benchmarks.recipes import ALONE, RESULTS, ROOT, read_csv
 from report.intervals import holm, welch
 
 _BLOCK = re.compile(r"(<!-- (\w+): made by `make tables` -->\n).*?(<!-- end -->\n)", flags=re.DOTALL)
-_LENGTHS = (5, 10, 20, 30, 40, 60, 80)  # epochs at which the study of lengths is read
+_LENGTHS = (5, 10, 15, 20, 25, 30)  # epochs at which the study of lengths is read
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 _NOT_MEASURED = "# Not measured yet."
 _Rows = list[dict[str, str]]
-_COURSE = {
-    "configs/cifar10/simple_cnn.yaml": "plain",
-    "configs/cifar10/simple_cnn_bn.yaml": "+ BatchNorm",
-    "configs/cifar10/simple_cnn_bn_dropout.yaml": "+ dropout 0.5",
-    "configs/cifar10/simple_cnn_bn_dropout_aug.yaml": "+ crop and flip",
-}
+_Arm = tuple[str, str]  # recipe, overrides
+_WITHOUT: _Arm = ("configs/cifar10/simple_cnn_bn_dropout.yaml", "--train.epochs 30")
+_CONSTANT: _Arm = ("configs/cifar10/simple_cnn_cosine.yaml", "--schedule.name constant")
+_COSINE: _Arm = ("configs/cifar10/simple_cnn_cosine.yaml", "")
 
 
-_PICTURES = {
-    "course": "Loss on train and val, accuracy on val, over ten epochs, for the four networks",
-    "length": "The same over 80 epochs, without and with crops and flips",
-    "cosine": "Loss and accuracy over 30 epochs, cosine and constant",
+class Comparison(NamedTuple):
+    """A block and a picture of docs/course.md: what they say of each arm of a study, in this order."""
+
+    study: str
+    arms: dict[_Arm, str]
+    alt: str
+
+    def rows_of(self, rows: _Rows) -> _Rows:
+        """Those rows of a CSV that belong to it."""
+        return [row for row in rows if row["study"] == self.study and (row["recipe"], row["overrides"]) in self.arms]
+
+
+COMPARISONS = {
+    "course": Comparison(
+        "course",
+        {
+            ("configs/cifar10/simple_cnn.yaml", ""): "plain",
+            ("configs/cifar10/simple_cnn_bn.yaml", ""): "+ BatchNorm",
+            ("configs/cifar10/simple_cnn_bn_dropout.yaml", ""): "+ dropout 0.5",
+            ("configs/cifar10/simple_cnn_bn_dropout_aug.yaml", ""): "+ crop and flip",
+        },
+        "Loss on train and val, accuracy on val, over ten epochs, for the four networks",
+    ),
+    "length": Comparison(
+        "thirty",
+        {_WITHOUT: "without crops and flips", _CONSTANT: "with crops and flips"},
+        "The same over 30 epochs, without and with crops and flips",
+    ),
+    "cosine": Comparison(
+        "thirty",
+        {_CONSTANT: "constant learning rate", _COSINE: "cosine"},
+        "Loss and accuracy over 30 epochs, constant and cosine",
+    ),
 }
-_COSINE = {"--schedule.name constant": "constant learning rate", "": "cosine"}
 
 
 class Group(NamedTuple):
     """The runs of one recipe with the same overrides, which differ in the seed alone.
 
-    timed: the row of the same run alone on the machine, where there is one; what ran beside others has no time to tell.
+    timed: the run of median time among those of this recipe, of any study, that ran one at a time on one machine, where
+    there are such; what ran beside others has no time to tell.
     """
 
     study: str
@@ -71,8 +98,12 @@ class Group(NamedTuple):
 
     @property
     def minutes(self) -> str:
-        """`1.3 min on 2 cores of ...`; nothing where no run was alone on the machine."""
-        return f"{float(self.timed['minutes']):.1f} min on {self.timed['machine']}" if self.timed else ""
+        """`1.3 min on 2 cores of ...`, `5 s on ...`; nothing where no run was alone on the machine."""
+        if self.timed is None:
+            return ""
+        minutes = float(self.timed["minutes"])
+        time = f"{60 * minutes:.0f} s" if minutes < 1 else f"{minutes:.1f} min"
+        return f"{time} on {self.timed['machine']}"
 
     @property
     def header(self) -> str:
@@ -105,12 +136,10 @@ def texts() -> dict[Path, str]:
     epochs = read_csv(RESULTS / "recipe_epochs.csv")
     blocks: dict[str, Callable[[], str]] = {
         "recipes": lambda: readme_table(groups),
-        "course": lambda: course_block([group for group in groups if group.study == "course"], _COURSE),
-        "cosine": lambda: course_block(
-            [group for group in groups if group.study == "cosine"], _COSINE, key=lambda group: group.overrides
-        ),
+        "course": lambda: course_block(groups, COMPARISONS["course"]),
+        "cosine": lambda: course_block(groups, COMPARISONS["cosine"]),
         "length": lambda: length_block(epochs),
-        **{f"picture_{study}": functools.partial(picture_block, epochs, study) for study in _PICTURES},
+        **{f"picture_{name}": functools.partial(picture_block, epochs, name) for name in COMPARISONS},
     }
     written = {ROOT / "docs" / "recipes.md": recipes_page(groups)}
     for path in (ROOT / "README.md", ROOT / "docs" / "course.md"):
@@ -139,16 +168,22 @@ def with_figure(recipe: str, *, header: str) -> str:
 def load_groups() -> list[Group]:
     """The rows of recipes.csv by study, recipe and overrides, in their order; recipes as they are come first."""
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
-    timed: dict[tuple[str, str], dict[str, str]] = {}
+    alone: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in read_csv(RESULTS / "recipes.csv"):
-        if row["study"] == "timing":
-            timed[row["recipe"], row["overrides"]] = row
-        else:
+        if row["beside"] == ALONE:
+            alone[row["recipe"], row["overrides"]].append(row)
+        if row["study"] != "timing":
             groups[row["recipe"], row["overrides"], row["study"]].append(row)
     return [
-        Group(study, recipe, overrides, rows, timed.get((recipe, overrides)))
+        Group(study, recipe, overrides, rows, median_run(alone[recipe, overrides]))
         for (recipe, overrides, study), rows in sorted(groups.items())
     ]
+
+
+def median_run(rows: _Rows) -> dict[str, str] | None:
+    """The row of median time (of two in the middle, the slower) among those made as the last one was; None of none."""
+    alike = [row for row in rows if (row["machine"], row["torch"]) == (rows[-1]["machine"], rows[-1]["torch"])]
+    return sorted(alike, key=lambda row: float(row["minutes"]))[len(alike) // 2] if alike else None
 
 
 def readme_table(groups: list[Group]) -> str:
@@ -162,41 +197,39 @@ def readme_table(groups: list[Group]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def course_block(
-    groups: list[Group], names: dict[str, str], *, key: Callable[[Group], str] = lambda group: group.recipe
-) -> str:
-    """The groups in the order of `names`, a line each, and how each differs from the one before it."""
-    ordered = [group for one in names for group in groups if key(group) == one]
+def course_block(groups: list[Group], comparison: Comparison) -> str:
+    """The arms of a comparison, a line each, and how each differs from the one before it."""
+    of_study = {(group.recipe, group.overrides): group for group in groups if group.study == comparison.study}
+    ordered = {name: of_study[arm] for arm, name in comparison.arms.items() if arm in of_study}
     lines = ["| network | test top-1 | val top-1 | train top-1, last epoch |", "| --- | --- | --- | --- |"]
-    for group in ordered:
+    for name, group in ordered.items():
         val, train = (_mean(group, column) for column in ("val_top1_frac", "last_train_top1_frac"))
-        lines.append(f"| {names[key(group)]} | {group.top1} ({group.runs}) | {val} | {train} |")
-    values = [[100 * float(row["test_top1_frac"]) for row in group.rows] for group in ordered]
-    lines += ["", *_differences([names[key(group)] for group in ordered], values)]
+        lines.append(f"| {name} | {group.top1} ({group.runs}) | {val} | {train} |")
+    values = [[100 * float(row["test_top1_frac"]) for row in group.rows] for group in ordered.values()]
+    lines += ["", *_differences(list(ordered), values)]
     return "\n".join(lines) + "\n" if ordered else "Not measured yet.\n"
 
 
-def picture_block(rows: _Rows, study: str) -> str:
-    """The picture of a study, if it has rows."""
-    is_drawn = any(row["study"] == study for row in rows)
-    return f"\n![{_PICTURES[study]}](figures/{study}.png)\n\n" if is_drawn else ""
+def picture_block(rows: _Rows, name: str) -> str:
+    """The picture of a comparison, if it has rows."""
+    comparison = COMPARISONS[name]
+    return f"\n![{comparison.alt}](figures/{name}.png)\n\n" if comparison.rows_of(rows) else ""
 
 
 def length_block(rows: _Rows) -> str:
-    """Top-1 on val after so many epochs, without and with crop and flip, and the difference."""
-    values: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for row in rows:
-        if row["study"] == "length":
-            values[row["recipe"], int(row["epoch"])].append(100 * float(row["val_top1_frac"]))
-    without, with_aug = (recipe for recipe in _COURSE if "dropout" in recipe)
-    lines = ["| epochs | without | with crop and flip | difference, 95 % interval |", "| ---: | --- | --- | --- |"]
-    for epoch in _LENGTHS:
-        pair = values[without, epoch], values[with_aug, epoch]
+    """Best top-1 on val within so many epochs, without and with crops and flips, and the difference."""
+    comparison = COMPARISONS["length"]
+    curves: dict[_Arm, dict[str, list[float]]] = {arm: defaultdict(list) for arm in comparison.arms}
+    for row in sorted(comparison.rows_of(rows), key=lambda row: int(row["epoch"])):
+        curves[row["recipe"], row["overrides"]][row["seed"]].append(100 * float(row["val_top1_frac"]))
+    lines = ["| epochs | without | with crops and flips | difference, 95 % interval |", "| ---: | --- | --- | --- |"]
+    for length in _LENGTHS:
+        pair = [[max(curve[:length]) for curve in arm.values() if len(curve) >= length] for arm in curves.values()]
         if min(len(one) for one in pair) < 2:
             continue
         test = welch(pair[1], pair[0])
         gain = f"{test.value:+.2f} ({test.interval.low:+.2f} to {test.interval.high:+.2f})" if test else "no spread"
-        lines.append(f"| {epoch} | {_spread(pair[0])} | {_spread(pair[1])} | {gain} |")
+        lines.append(f"| {length} | {_spread(pair[0])} | {_spread(pair[1])} | {gain} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
 
 
@@ -226,7 +259,8 @@ def recipes_page(groups: list[Group]) -> str:
         "# Recipes and what they gave",
         "",
         "Made by `make tables` from `benchmarks/results/recipes.csv`, a row per run. Mean and standard deviation over",
-        "seeds, on test, of the checkpoint that was best on val. A figure is measured again by",
+        "seeds, on test, of the checkpoint that the recipe selects: the best on val, a tenth of train, unless it has",
+        "`run.select` or `data.val_frac`. A figure is measured again by",
         "`make recipes STUDY=... DATA=DIR`, DIR holding CIFAR-10 as `train/<class>/` and `test/<class>/`; remove its",
         "rows first. Runs are compared by `python -m report.compare`.",
         "",
@@ -241,34 +275,34 @@ def recipes_page(groups: list[Group]) -> str:
         lines.append(
             f"| {group.study} | `{group.recipe.removeprefix('configs/')}` | {overrides} | {row['epochs']} | "
             f"{group.top1} ({group.runs}) | {val} | {train} | {group.minutes} | {row['date']}, {row['machine']}, "
-            f"torch {row['torch']}, {row['commit'][:8]} |"
+            f"torch {row['torch']}, {shorten(row['commit'])} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def shorten(commit: str) -> str:
+    """`0123abcd`, and `0123abcd-dirty` of code that was changed since."""
+    sha, *dirty = commit.split("-")
+    return "-".join([sha[:8], *dirty])
 
 
 def draw_figures(folder: Path) -> None:
     """Draws the pictures of docs/course.md for which there are rows."""
     rows = read_csv(RESULTS / "recipe_epochs.csv")
     folder.mkdir(parents=True, exist_ok=True)
-    course = [row for row in rows if row["study"] == "course"]
-    if course:
-        _draw(course, lambda row: _COURSE[row["recipe"]], list(_COURSE.values()), folder / "course.png")
-    cosine = [row for row in rows if row["study"] == "cosine"]
-    if cosine:
-        _draw(cosine, lambda row: _COSINE[row["overrides"]], list(_COSINE.values()), folder / "cosine.png")
-    length = [row for row in rows if row["study"] == "length"]
-    if length:
-        names = {recipe: name for recipe, name in _COURSE.items() if "dropout" in recipe}
-        _draw(length, lambda row: names[row["recipe"]], list(names.values()), folder / "length.png")
+    for name, comparison in COMPARISONS.items():
+        if comparison.rows_of(rows):
+            _draw(comparison.rows_of(rows), comparison.arms, folder / f"{name}.png")
 
 
-def _draw(rows: _Rows, name_of: Callable[[dict[str, str]], str], names: list[str], path: Path) -> None:
+def _draw(rows: _Rows, arms: dict[_Arm, str], path: Path) -> None:
     """Loss on train and on val and accuracy on val over the epochs; thin lines are runs, thick ones means."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     panels = zip(figure.subplots(1, 3), ("train_loss", "val_loss", "val_top1_frac"), strict=True)
     for axes, key in panels:
-        for name, color in zip(names, _COLORS, strict=False):
-            _draw_group([row for row in rows if name_of(row) == name], axes, key, name=name, color=color)
+        for (arm, name), color in zip(arms.items(), _COLORS, strict=False):
+            own = [row for row in rows if (row["recipe"], row["overrides"]) == arm]
+            _draw_group(own, axes, key, name=name, color=color)
         axes.set_title({"train_loss": "loss on train", "val_loss": "loss on val"}.get(key, "top-1 on val (%)"))
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)

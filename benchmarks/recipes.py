@@ -24,6 +24,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+ALONE = "1 run"  # what the column `beside` says of runs that went one at a time from their beginning to their end
 RUNS_FIELDS = (
     "study", "recipe", "overrides", "seed", "epochs", "test_top1_frac", "val_top1_frac", "last_train_top1_frac",
     "minutes", "images_per_s", "threads", "beside", "machine", "python", "torch", "date", "commit",
@@ -54,24 +55,21 @@ STUDIES: dict[str, list[Cell]] = {
         for cell in _cells(f"cifar10/simple_cnn{variant}", seeds=5)
         if cell.seed == seed
     ],
-    "cosine": [
-        cell
+    "thirty": [  # epochs: without and with crops and flips, then with a learning rate that falls
+        Cell(f"configs/cifar10/{recipe}.yaml", overrides, seed)
         for seed in range(3)
-        for overrides in ("", "--schedule.name constant")
-        for cell in _cells("cifar10/simple_cnn_cosine", seeds=3, overrides=overrides)
-        if cell.seed == seed
+        for recipe, overrides in (
+            ("simple_cnn_cosine", "--schedule.name constant"),
+            ("simple_cnn_bn_dropout", "--train.epochs 30"),
+            ("simple_cnn_cosine", ""),
+        )
     ],
-    "length": [
-        cell
-        for seed in range(3)
-        for variant in ("_bn_dropout", "_bn_dropout_aug")
-        for cell in _cells(f"cifar10/simple_cnn{variant}", seeds=3, overrides="--train.epochs 80")
-        if cell.seed == seed
-    ],
-    "best": _cells("cifar10/small_resnet", seeds=3),
+    "best": _cells("cifar10/airbench_small", seeds=3),
 }
-STUDIES["timing"] = [  # to be run with nothing else on the machine, one at a time
-    Cell(recipe, "", 0) for recipe in dict.fromkeys(cell.recipe for cells in STUDIES.values() for cell in cells)
+# Minutes count only of runs that went one at a time, with nothing else on the machine. Small networks are best run two
+# at a time; this is one more of each, alone. (digits and best are run alone as they are.)
+STUDIES["timing"] = [
+    Cell(recipe, "", 0) for recipe in dict.fromkeys(cell.recipe for cell in STUDIES["course"] + STUDIES["thirty"])
 ]
 
 
@@ -92,14 +90,15 @@ def main() -> None:
         f"{options.study}: {len(cells)} runs, {len(cells) - len(missing)} have a row, {len(missing)} to do", flush=True
     )
     lock, threads = Lock(), max(1, (os.cpu_count() or 1) // options.jobs)
-    beside = f"{options.jobs} run" + "s at a time" * (options.jobs > 1)
+    beside = ALONE if options.jobs == 1 else f"{options.jobs} runs at a time"
 
     def work(cell: Cell) -> None:
         folder = options.runs / "-".join(
             [options.study, Path(cell.recipe).stem, *cell.overrides.split(), str(cell.seed)]
         )
+        shares = note_start(folder, threads=threads, beside=beside)
         run_cell(cell, folder, data=options.data, threads=threads)
-        row, epochs = read_rows(options.study, cell, folder, threads=threads, beside=beside)
+        row, epochs = read_rows(options.study, cell, folder, shares=shares)
         with lock:
             append_rows(options.results / "recipe_epochs.csv", EPOCH_FIELDS, epochs)
             append_rows(options.results / "recipes.csv", RUNS_FIELDS, [row])
@@ -117,6 +116,26 @@ def missing_cells(study: str, *, results: Path) -> list[Cell]:
     return [cell for cell in STUDIES[study] if (study, *cell) not in done]
 
 
+class Shares(NamedTuple):
+    """What a run had of the machine: CPU threads, and what ran beside it; `1 then 2` where it went on differently."""
+
+    threads: str
+    beside: str
+
+
+def note_start(folder: Path, *, threads: int, beside: str) -> Shares:
+    """Notes in FOLDER.starts how a run is started or goes on; gives what it was over all its starts."""
+    path = Path(f"{folder}.starts")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    starts = path.read_text().splitlines() if path.exists() else []
+    present = f"{threads}\t{beside}"
+    if present not in starts:
+        starts.append(present)
+        path.write_text("\n".join(starts) + "\n")
+    columns = zip(*(start.split("\t") for start in starts), strict=True)
+    return Shares(*(" then ".join(dict.fromkeys(column)) for column in columns))
+
+
 def run_cell(cell: Cell, folder: Path, *, data: str | None, threads: int) -> None:
     """Trains one cell to its end, from its newest checkpoint if it has one; its output goes into FOLDER.log.
 
@@ -127,15 +146,12 @@ def run_cell(cell: Cell, folder: Path, *, data: str | None, threads: int) -> Non
     command = [sys.executable, "train.py", "--config", cell.recipe, *cell.overrides.split()]
     command += ["--data.root", str(Path(str(data)).resolve())] if needs_root else []
     command += ["--run.seed", str(cell.seed), "--run.out", str(folder.resolve()), "--run.num_threads", str(threads)]
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.log", "a") as log:
         if subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode:
             raise RuntimeError(f"{' '.join(command)} failed; see {folder}.log")
 
 
-def read_rows(
-    study: str, cell: Cell, folder: Path, *, threads: int, beside: str
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_rows(study: str, cell: Cell, folder: Path, *, shares: Shares) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The row of a finished run, and a row for each of its epochs."""
     result = json.loads((folder / "result.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
@@ -160,8 +176,8 @@ def read_rows(
         "last_train_top1_frac": round(ends[-1]["train/epoch_top1_frac"], 6),
         "minutes": round(sum(line["train/epoch_s"] for line in ends) / 60, 2),
         "images_per_s": sorted(line["train/images_per_s"] for line in ends)[len(ends) // 2],
-        "threads": threads,
-        "beside": beside,
+        "threads": shares.threads,
+        "beside": shares.beside,
         "machine": _cpu_name(),
         "python": environment["python"],
         "torch": environment["packages"]["torch"],

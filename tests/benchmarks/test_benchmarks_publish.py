@@ -1,16 +1,16 @@
 """Measured rows into texts: means, spreads, verdicts, and nothing where nothing was measured."""
 
+import re
 import statistics
-from typing import Any
 
 import pytest
 from scipy import stats
 
 from benchmarks import publish
-from benchmarks.publish import Group, course_block, length_block, with_figure
+from benchmarks.publish import COMPARISONS, Comparison, Group, course_block, length_block, with_figure
 
 PLAIN, BN = "configs/cifar10/simple_cnn.yaml", "configs/cifar10/simple_cnn_bn.yaml"
-DROPOUT, AUG = "configs/cifar10/simple_cnn_bn_dropout.yaml", "configs/cifar10/simple_cnn_bn_dropout_aug.yaml"
+DROPOUT = "configs/cifar10/simple_cnn_bn_dropout.yaml"
 
 
 def make_group(recipe: str, tops: list[float], *, timed: dict[str, str] | None = None, overrides: str = "") -> Group:
@@ -22,6 +22,12 @@ def make_group(recipe: str, tops: list[float], *, timed: dict[str, str] | None =
     return Group("course", recipe, overrides, rows, timed)
 
 
+def compare(**names: str) -> Comparison:
+    """Of the recipes as they are, in this order, by the names given."""
+    recipes = {"plain": PLAIN, "bn": BN, "dropout": DROPOUT}
+    return Comparison("course", {(recipes[key], ""): name for key, name in names.items()}, "")
+
+
 def test_a_group_is_told_by_mean_and_standard_deviation_over_its_seeds() -> None:
     tops = [69.0, 70.0, 72.5]
     group = make_group(PLAIN, tops)
@@ -29,7 +35,25 @@ def test_a_group_is_told_by_mean_and_standard_deviation_over_its_seeds() -> None
     assert group.header == f"# {group.top1} on test (3 seeds), torch 2.14, 2026-11-24."
     timed = make_group(PLAIN, tops, timed={"minutes": "1.26", "machine": "2 cores of X"})
     assert timed.header == f"# {group.top1} on test (3 seeds), 1.3 min on 2 cores of X, torch 2.14, 2026-11-24."
+    quick = make_group(PLAIN, tops, timed={"minutes": "0.08", "machine": "2 cores of X"})
+    assert quick.minutes == "5 s on 2 cores of X"
     assert make_group(PLAIN, [69.0]).top1 == "69.00 %"
+
+
+def test_a_recipe_took_the_median_time_of_its_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(study: str, seed: int, minutes: float, beside: str, machine: str = "X") -> dict[str, str]:
+        return {"study": study, "recipe": PLAIN, "overrides": "", "seed": str(seed), "minutes": str(minutes),
+                "beside": beside, "machine": machine, "torch": "2.14"}  # fmt: skip
+
+    rows = [row("course", 0, 9.0, "2 runs at a time"), row("course", 1, 3.0, "1 run"), row("timing", 0, 4.0, "1 run")]
+    monkeypatch.setattr(publish, "read_csv", lambda path: rows)
+    assert [(one.study, one.rows, one.timed) for one in publish.load_groups()] == [("course", rows[:2], rows[2])]
+    rows.append(row("timing", 1, 2.0, "1 run"))
+    assert [one.timed for one in publish.load_groups()] == [rows[1]]
+    rows.append(row("timing", 2, 9.0, "1 run", machine="Y"))
+    assert [one.timed for one in publish.load_groups()] == [rows[-1]], "machines are not mixed"
+    rows[1:] = []
+    assert [one.timed for one in publish.load_groups()] == [None]
 
 
 def test_the_figure_of_a_recipe_is_replaced_and_all_else_stays() -> None:
@@ -44,7 +68,7 @@ def test_the_figure_of_a_recipe_is_replaced_and_all_else_stays() -> None:
 def test_neighbours_are_compared_by_welchs_test_corrected_for_their_number() -> None:
     values = [[69.0, 69.5, 70.0], [72.0, 72.4, 72.8], [72.1, 72.9, 72.2]]
     groups = [make_group(recipe, tops) for recipe, tops in zip((PLAIN, BN, DROPOUT), values, strict=True)]
-    lines = course_block(groups[::-1], {PLAIN: "plain", BN: "bn", DROPOUT: "dropout"}).splitlines()
+    lines = course_block(groups[::-1], compare(plain="plain", bn="bn", dropout="dropout")).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| plain", "| bn", "| dropout"], (
         "in the order of the names"
     )
@@ -61,29 +85,49 @@ def test_neighbours_are_compared_by_welchs_test_corrected_for_their_number() -> 
 
 def test_a_group_that_is_worse_is_called_worse() -> None:
     groups = [make_group(PLAIN, [72.0, 72.4, 72.8]), make_group(BN, [69.0, 69.5, 70.0])]
-    assert "**worse**, -2.90 points" in course_block(groups, {PLAIN: "plain", BN: "bn"})
+    assert "**worse**, -2.90 points" in course_block(groups, compare(plain="plain", bn="bn"))
 
 
-def test_lengths_are_read_at_epochs_that_at_least_two_runs_reached() -> None:
-    def row(recipe: str, seed: int, epoch: int, top1: float) -> dict[str, Any]:
-        return {"study": "length", "recipe": recipe, "seed": str(seed), "epoch": str(epoch), "val_top1_frac": top1}
+def test_a_length_is_told_by_the_best_epoch_within_it_where_at_least_two_runs_reached_it() -> None:
+    without, with_both = COMPARISONS["length"].arms
 
-    rows = [row(DROPOUT, seed, epoch, 0.70 + seed / 100) for seed in (0, 1) for epoch in range(1, 11)]
-    rows += [row(AUG, seed, epoch, 0.73 + seed / 100) for seed in (0, 1) for epoch in range(1, 11)]
-    rows += [row(AUG, 0, 20, 0.8), row(DROPOUT, 0, 20, 0.7)]
-    lines = length_block(rows).splitlines()
+    def rows_of(arm: tuple[str, str], seed: int, tops: list[float]) -> list[dict[str, str]]:
+        return [
+            {"study": "thirty", "recipe": arm[0], "overrides": arm[1], "seed": str(seed), "epoch": str(epoch),
+             "val_top1_frac": str(top1)}
+            for epoch, top1 in enumerate(tops, start=1)
+        ]  # fmt: skip
+
+    rows = [row for seed in (0, 1) for row in rows_of(without, seed, [0.5, 0.70 + seed / 100] + [0.6] * 8)]
+    rows += [row for seed in (0, 1) for row in rows_of(with_both, seed, [0.4] * 7 + [0.73 + seed / 100] + [0.6] * 2)]
+    rows += rows_of(with_both, 2, [0.9] * 4)
+    rows += [{**row, "study": "course", "val_top1_frac": "0.99"} for row in rows]
+    lines = length_block(rows[::-1]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| 5", "| 10"]
+    assert "| 70.50 +- 0.71 % (2 seeds) | 40.00 +- 0.00 % (2 seeds) | -30.50 (" in lines[2]
     assert "| 70.50 +- 0.71 % (2 seeds) | 73.50 +- 0.71 % (2 seeds) | +3.00 (-" in lines[3]
 
 
 def test_what_was_not_measured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert course_block([], {PLAIN: "plain"}) == "Not measured yet.\n"
+    assert course_block([], compare(plain="plain")) == "Not measured yet.\n"
     assert length_block([]) == "Not measured yet.\n"
     assert publish.picture_block([], "course") == ""
     table = publish.readme_table([make_group(PLAIN, [70.0])])
     assert f"| `{PLAIN}` | 70.00 % (1 seed) |  |" in table
     assert f"| `{BN}` | not measured yet |  |" in table
     assert table.count("\n") == 2 + len(publish.all_recipes())
+
+
+def test_commits_are_shortened_and_stay_dirty() -> None:
+    assert publish.shorten("0123abcd" * 5) == "0123abcd"
+    assert publish.shorten("0123abcd" * 5 + "-dirty") == "0123abcd-dirty"
+
+
+def test_a_recipes_header_has_no_figure_but_the_measured_one() -> None:
+    for recipe in publish.all_recipes():
+        header = [line for line in (publish.ROOT / recipe).read_text().splitlines() if line.startswith("#")]
+        figures = [line for line in header if re.search(r"\d{4}-\d\d-\d\d| %|Not measured", line)]
+        assert len(figures) == 1, recipe
 
 
 def test_all_texts_are_there_and_hold_the_blocks() -> None:

@@ -6,7 +6,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks import recipes
-from benchmarks.recipes import ROOT, RUNS_FIELDS, STUDIES, Cell, append_rows, missing_cells, read_csv, read_rows
+from benchmarks.publish import COMPARISONS
+from benchmarks.recipes import (
+    ROOT,
+    RUNS_FIELDS,
+    STUDIES,
+    Cell,
+    Shares,
+    append_rows,
+    missing_cells,
+    note_start,
+    read_csv,
+    read_rows,
+)
 
 RESULT = {"epoch": 2, "test/top1_frac": 0.75, "val/top1_frac": 0.5, "step": 8}
 EPOCHS = [
@@ -35,14 +47,16 @@ def test_every_recipe_that_a_study_names_exists_and_no_run_stands_twice_in_it() 
         assert len(cells) == len(set(cells)) > 0, name
         assert all((ROOT / cell.recipe).is_file() for cell in cells), name
     assert len(STUDIES["course"]) == 4 * 5
-    assert len(STUDIES["cosine"]) == 2 * 3
-    assert {cell.recipe for cell in STUDIES["timing"]} == {
+    assert len(STUDIES["thirty"]) == 3 * 3
+    arms = {arm for one in COMPARISONS.values() if one.study == "thirty" for arm in one.arms}
+    assert {(cell.recipe, cell.overrides) for cell in STUDIES["thirty"]} == arms
+    assert {cell.recipe for study in STUDIES.values() for cell in study} == {
         str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")
     }
 
 
 def test_the_rows_of_a_run_are_its_figures(finished: Path) -> None:
-    row, epochs = read_rows("digits", CELL, finished, threads=2, beside="1 run")
+    row, epochs = read_rows("digits", CELL, finished, shares=Shares("2", "1 run"))
     assert set(row) == set(RUNS_FIELDS)
     assert (row["study"], row["recipe"], row["seed"], row["epochs"]) == ("digits", CELL.recipe, 3, 2)
     assert (row["test_top1_frac"], row["val_top1_frac"], row["last_train_top1_frac"]) == (0.75, 0.5, 0.6)
@@ -53,7 +67,7 @@ def test_the_rows_of_a_run_are_its_figures(finished: Path) -> None:
 def test_only_runs_without_a_row_are_missing(finished: Path, tmp_path: Path) -> None:
     cells = STUDIES["digits"]
     assert missing_cells("digits", results=tmp_path) == cells
-    row, _ = read_rows("digits", cells[1], finished, threads=2, beside="1 run")
+    row, _ = read_rows("digits", cells[1], finished, shares=Shares("2", "1 run"))
     append_rows(tmp_path / "recipes.csv", RUNS_FIELDS, [row])
     assert missing_cells("digits", results=tmp_path) == [cells[0], *cells[2:]]
     assert missing_cells("course", results=tmp_path) == STUDIES["course"], "another study has its own rows"
@@ -66,7 +80,7 @@ def test_only_runs_without_a_row_are_missing(finished: Path, tmp_path: Path) -> 
 def test_a_run_is_trained_into_its_folder_and_a_finished_one_not_again(tmp_path: Path) -> None:
     cell = Cell("configs/digits/simple_cnn.yaml", "--train.epochs 2", 0)
     recipes.run_cell(cell, tmp_path / "run", data=None, threads=1)
-    row, epochs = read_rows("digits", cell, tmp_path / "run", threads=1, beside="1 run")
+    row, epochs = read_rows("digits", cell, tmp_path / "run", shares=Shares("1", "1 run"))
     assert row["epochs"] == len(epochs) == 2
     assert 0 < row["test_top1_frac"] < 1
     before = (tmp_path / "run" / "result.json").stat().st_mtime_ns
@@ -79,3 +93,16 @@ def test_a_run_that_fails_says_where_its_log_is(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"failed; see .*run\.log"):
         recipes.run_cell(cell, tmp_path / "run", data=None, threads=1)
     assert "train.epochs" in (tmp_path / "run.log").read_text()
+
+
+def test_a_run_that_went_on_beside_others_is_not_called_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    assert note_start(folder, threads=2, beside="1 run") == Shares("2", recipes.ALONE)
+    assert note_start(folder, threads=2, beside="1 run") == Shares("2", recipes.ALONE), "stopped and gone on"
+    assert note_start(folder, threads=1, beside="2 runs at a time") == Shares("2 then 1", "1 run then 2 runs at a time")
+    assert note_start(folder, threads=2, beside="1 run").beside != recipes.ALONE, "it stays so"
+
+
+def test_every_recipe_gets_a_time_of_its_own() -> None:
+    run_alone = {cell.recipe for study in ("digits", "best", "timing") for cell in STUDIES[study]}
+    assert run_alone == {cell.recipe for study in STUDIES.values() for cell in study}
