@@ -2,17 +2,18 @@
 
 images (N, C, S, S) -> stem: conv 2x2 without padding, set to whiten patches of the training images -> activation
                     -> groups: conv 3x3 -> max-pool 2 -> norm -> activation -> conv 3x3 -> norm -> activation
-                    -> maximum over pixels -> linear without bias -> logits (N, K)
+                    -> maximum over pixels -> linear without bias -> times logit_scale -> logits (N, K)
 
 On 32-pixel images: 31 -> 15 -> 7 -> 3 pixels. Pooling comes before norm and activation, so these see a quarter of the
 pixels, and only one convolution per group works at its full size. The first filters of each 3x3 convolution begin as
 the identity (dirac), the others as torch's.
 
-Where it differs from the source: norms are torch's own (scale learned, momentum 0.1), the stem's bias is trained
-throughout, and logits are not scaled. Where there are more groups than halvings that leave a pixel (images of 8 pixels
+Where it differs from the source: norms are torch's own (scale learned, momentum 0.1), and the stem's bias is trained
+throughout. Where there are more groups than halvings that leave a pixel (images of 8 pixels
 for three groups, of up to 16 for four), the first groups have no pool.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -39,6 +40,8 @@ class Airbench(nn.Module):
         widths: Channels of each group.
         activation: gelu or relu.
         stem: whitened = its filters are set by `start_from`, and stay; drawn = they are trained from random ones.
+        logit_scale: What the logits are multiplied by: the convolutions' high learning rate is too high for the last
+            layer, whose steps this makes smaller by its square.
 
     Raises:
         ValueError: A number out of range. (The choices are checked by models.build.)
@@ -53,9 +56,10 @@ class Airbench(nn.Module):
         widths: Sequence[int] = (64, 256, 256),
         activation: Activation = "gelu",
         stem: Literal["whitened", "drawn"] = "whitened",
+        logit_scale: float = 1 / 9,
     ) -> None:
         super().__init__()
-        _check(size_px=size_px, widths=widths)
+        _check(size_px=size_px, widths=widths, logit_scale=logit_scale)
         before = 2 * in_channels * _PATCH_PX**2  # every direction of a patch, and its opposite
         conv = nn.Conv2d(in_channels, before, kernel_size=_PATCH_PX)
         self.stem = nn.Sequential(conv, _ACTIVATIONS[activation]())
@@ -67,12 +71,13 @@ class Airbench(nn.Module):
             groups.append(_build_group(before, channels, has_pool=has_pool, activation=activation))
             before = channels
         self.groups = nn.Sequential(*groups)
+        self.logit_scale = logit_scale
         self.head = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(before, num_classes, bias=False))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, K) of normalised images, float (N, C, S, S)."""
         logits_NK: Tensor = self.head(self.groups(self.stem(images_NCHW)))
-        return logits_NK
+        return logits_NK * self.logit_scale
 
     def start_from(self, images_NCHW: Tensor) -> None:
         """Sets the stem to whiten the patches of these images, and freezes its filters; before training.
@@ -133,10 +138,12 @@ def _build_convolution(before: int, after: int) -> nn.Conv2d:
     return conv
 
 
-def _check(*, size_px: int, widths: Sequence[int]) -> None:
+def _check(*, size_px: int, widths: Sequence[int], logit_scale: float) -> None:
     if size_px < _LEAST_PX:
         raise ValueError(f"airbench: size_px={size_px} is too small; use {_LEAST_PX} or more.")
     if not widths or min(widths) < 1:
         raise ValueError(
             f"airbench: widths={list(widths)} must be one number of at least 1 per group; use [64, 256, 256]."
         )
+    if not 0 < logit_scale < math.inf:
+        raise ValueError(f"airbench: logit_scale={logit_scale} must be a positive number; use 0.111.")

@@ -40,13 +40,19 @@ def by_hand(module: Airbench, images: Tensor) -> Tensor:
                 x = x[..., : 2 * half, : 2 * half].unflatten(3, (half, 2)).unflatten(2, (half, 2)).amax(dim=(3, 5))
             variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0, keepdim=True)
             x = ((x - mean) / (variance + 1e-5).sqrt()).clamp(min=0)
-    return x.amax(dim=(2, 3)) @ weights["head.2.weight"].T
+    return x.amax(dim=(2, 3)) @ weights["head.2.weight"].T / 9
 
 
 def test_the_forward_pass_equals_the_formula_written_out_in_float64() -> None:
     module = build(widths=[8, 16, 24], activation="relu").double()
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert torch.allclose(module(images), by_hand(module, images), rtol=0, atol=1e-11)
+
+
+def test_logits_are_multiplied_by_their_scale() -> None:
+    images = torch.randn(2, 3, 8, 8)
+    plain, scaled = (build(size_px=8, widths=[4], logit_scale=scale)(images) for scale in (1.0, 0.25))
+    assert torch.equal(scaled, plain / 4)
 
 
 def test_maps_have_the_sizes_of_the_docstring() -> None:
@@ -144,6 +150,7 @@ def test_activations_are_those_asked_for() -> None:
     [
         ({"size_px": 7}, "size_px=7 is too small; use 8 or more"),
         ({"widths": []}, "widths=[] must be one number of at least 1 per group; use [64, 256, 256]"),
+        ({"logit_scale": 0.0}, "logit_scale=0.0 must be a positive number; use 0.111"),
         ({"widths": [8, 0]}, "widths=[8, 0] must be one number of at least 1 per group; use [64, 256, 256]"),
     ],
 )
