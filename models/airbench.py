@@ -8,8 +8,7 @@ On 32-pixel images: 31 -> 15 -> 7 -> 3 pixels. Pooling comes before norm and act
 pixels, and only one convolution per group works at its full size. The first filters of each 3x3 convolution begin as
 the identity (dirac), the others as torch's.
 
-Where it differs from the source: norms are torch's own (scale learned, momentum 0.1), and the stem's bias is trained
-throughout. Where there are more groups than halvings that leave a pixel (images of 8 pixels
+Where it differs from the source: the stem's bias is trained throughout, and no bias has a learning rate of its own. Where there are more groups than halvings that leave a pixel (images of 8 pixels
 for three groups, of up to 16 for four), the first groups have no pool.
 """
 
@@ -123,12 +122,19 @@ def _build_group(before: int, after: int, *, has_pool: bool, activation: Activat
     return nn.Sequential(
         _build_convolution(before, after),
         nn.MaxPool2d(2) if has_pool else nn.Identity(),
-        nn.BatchNorm2d(after),
+        _build_norm(after),
         _ACTIVATIONS[activation](),
         _build_convolution(after, after),
-        nn.BatchNorm2d(after),
+        _build_norm(after),
         _ACTIVATIONS[activation](),
     )
+
+
+def _build_norm(channels: int) -> nn.BatchNorm2d:
+    """Its scale stays at 1: a scale that weight decay makes small leaves GELU its linear part."""
+    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    norm.weight.requires_grad_(False)
+    return norm
 
 
 def _build_convolution(before: int, after: int) -> nn.Conv2d:

@@ -39,7 +39,7 @@ def by_hand(module: Airbench, images: Tensor) -> Tensor:
                 half = x.shape[-1] // 2
                 x = x[..., : 2 * half, : 2 * half].unflatten(3, (half, 2)).unflatten(2, (half, 2)).amax(dim=(3, 5))
             variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0, keepdim=True)
-            x = ((x - mean) / (variance + 1e-5).sqrt()).clamp(min=0)
+            x = ((x - mean) / (variance + 1e-12).sqrt()).clamp(min=0)
     return x.amax(dim=(2, 3)) @ weights["head.2.weight"].T / 9
 
 
@@ -47,6 +47,14 @@ def test_the_forward_pass_equals_the_formula_written_out_in_float64() -> None:
     module = build(widths=[8, 16, 24], activation="relu").double()
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert torch.allclose(module(images), by_hand(module, images), rtol=0, atol=1e-11)
+
+
+def test_the_scale_of_norms_stays_at_one_and_their_shift_is_trained() -> None:
+    norms = [one for one in build(widths=[4, 4]).modules() if isinstance(one, nn.BatchNorm2d)]
+    assert len(norms) == 4
+    for norm in norms:
+        assert torch.equal(norm.weight, torch.ones(4))
+        assert (norm.weight.requires_grad, norm.bias.requires_grad) == (False, True)
 
 
 def test_logits_are_multiplied_by_their_scale() -> None:
