@@ -1,6 +1,6 @@
 # Everything a fresh machine needs: Python 3.11 or newer, and make.
 #   make train   sets up, then trains on scikit-learn's digits     ARGS="--train.epochs 5" adds options
-#   make test    sets up, then runs the tests                      ARGS="-k loader" adds options
+#   make test    sets up, then runs the tests, on up to 4 cores    ARGS="-k loader" adds options
 #   make lint    format, lint, types, import contracts, figures in texts
 #   make setup   only makes .venv and installs
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
@@ -24,7 +24,7 @@ train: setup
 	$(BIN)/accelerate launch train.py $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

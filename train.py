@@ -95,16 +95,13 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         num_ranks=runtime.num_sharing,
         autocast=runtime.autocast,
     )
+    card = build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data))
     open_folder(
         config,
         module,
         description=describe_data(data, loaders),
-        about={
-            "loader": loaders.backend.name,
-            "input": config_to_dict(data.spec),
-            "class_names": list(class_names),
-            "fingerprints": fingerprint_splits(data),
-        },
+        loader=loaders.backend.name,
+        card=card,
         runtime=runtime,
         folder=folder,
         progress=progress,
@@ -124,7 +121,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         phases=phases,
         loss_fn=build_loss(config, num_classes=len(class_names)),
         validate=(lambda module, step: score(module, "val", step)) if "val" in loaders.evaluation else None,
-        card=build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data)),
+        card=card,
         config=config_to_dict(config),
         bad_log=bad_log,
         folder=folder,
@@ -139,9 +136,8 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         progress.say(summary_line(final, split=split))
     if runtime.is_main:
         save_scores(folder, scores, class_names=class_names, step=state.step, epoch=count_epochs(state, job))
-        progress.say(
-            f"results, curves and checkpoints: {folder.path}; on one page: {draw_run(folder, say=progress.say)}"
-        )
+        page = draw_run(folder, say=progress.say)
+        progress.say(f"results, curves and checkpoints: {folder.path}; on one page: {page}")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from engine.bad_samples import BadSampleLog, check_num_bad
 from engine.record import RunFolder
 from engine.runtime import Runtime
-from pipelines.batch import Loader
+from pipelines.batch import Batch, Loader
 
 _LOSS_UNIT = 2**24  # losses are summed as integers of this fraction, so that the order of summation cannot matter
 _TOP = 5
@@ -68,41 +68,63 @@ def evaluate(
     was_training = module.training
     module.eval()
     torch.manual_seed(runtime.rank)  # training seeds every micro-step itself
-    seen_K = torch.zeros(num_classes, dtype=torch.int64, device=runtime.device)
-    correct_K, top5_K = torch.zeros_like(seen_K), torch.zeros_like(seen_K)
-    largest_loss = 2.0**62 / _LOSS_UNIT / loader.num_samples  # so that no sum of them leaves the integers
-    num_cells = num_classes**2 if num_classes <= _MOST_CONFUSED_CLASSES else 0
-    confusion_KK = torch.zeros(num_cells, dtype=torch.int64, device=runtime.device)
-    losses_2 = torch.zeros(2, dtype=torch.int64, device=runtime.device)  # sum in units, number not finite
+    counts = _Counts(num_classes=num_classes, num_samples=loader.num_samples, device=runtime.device)
     with torch.inference_mode():
         for batch in loader:
             with runtime.autocast():
                 logits_NK = module(*batch.inputs)
-            logits_NK = logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
-            labels_N, valid_N = batch.labels_N, batch.valid_N
-            best_N5 = logits_NK.topk(min(_TOP, num_classes), dim=1).indices
-            ranked = best_N5 == labels_N[:, None]
-            if num_cells:
-                confusion_KK.index_add_(0, labels_N * num_classes + best_N5[:, 0], valid_N.long())
-            seen_K.index_add_(0, labels_N, valid_N.long())
-            correct_K.index_add_(0, labels_N, (ranked[:, 0] & valid_N).long())
-            top5_K.index_add_(0, labels_N, (ranked.any(dim=1) & valid_N).long())
-            loss_N = F.cross_entropy(logits_NK, labels_N, reduction="none").double()
-            finite_N = loss_N.abs() < largest_loss  # False for nan, too
-            units_N = torch.where(finite_N & valid_N, loss_N, 0.0).mul(_LOSS_UNIT).round().long()
-            losses_2 += torch.stack([units_N.sum(), (~finite_N & valid_N).sum()])
+            counts.add(logits_NK, batch)
     module.train(was_training)
     met = loader.take_bad_samples()
     num_bad = torch.tensor([len(met)], device=runtime.device)
-    sums = runtime.sum_over_ranks(torch.cat([seen_K, correct_K, top5_K, losses_2, num_bad])).tolist()
+    sums = runtime.sum_over_ranks(torch.cat([*counts.vectors, num_bad])).tolist()
     if sums[-1]:
         bad_log.write(met, step=step)
         check_num_bad(sums[-1], loader)
     score = _evaluation(sums, num_classes=num_classes, num_samples=loader.num_samples)
-    if num_cells:
-        counts = runtime.sum_over_ranks(confusion_KK).reshape(num_classes, num_classes)
-        score = score._replace(confusion_KK=counts.cpu().numpy())
+    if num_classes <= _MOST_CONFUSED_CLASSES:
+        confusion = runtime.sum_over_ranks(counts.confusion).reshape(num_classes, num_classes)
+        score = score._replace(confusion_KK=confusion.cpu().numpy())
     return score
+
+
+class _Counts:
+    """What one rank has counted of a split: integers, on the device.
+
+    Args:
+        num_classes: K.
+        num_samples: Of the split.
+        device: Where they lie.
+    """
+
+    def __init__(self, *, num_classes: int, num_samples: int, device: torch.device) -> None:
+        self._num_classes = num_classes
+        self._largest_loss = 2.0**62 / _LOSS_UNIT / num_samples  # so that no sum of them leaves the integers
+        self._seen_K, self._correct_K, self._top5_K = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
+        self._losses_2 = torch.zeros(2, dtype=torch.int64, device=device)  # sum in units, number not finite
+        num_cells = num_classes**2 if num_classes <= _MOST_CONFUSED_CLASSES else 0
+        self.confusion = torch.zeros(num_cells, dtype=torch.int64, device=device)
+
+    @property
+    def vectors(self) -> list[Tensor]:
+        """Samples, right ones and those among the first five, of each class; loss in units, losses not finite."""
+        return [self._seen_K, self._correct_K, self._top5_K, self._losses_2]
+
+    def add(self, logits_NK: Tensor, batch: Batch) -> None:
+        """Counts the valid rows of a batch; nothing here waits for the device."""
+        logits_NK = logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
+        labels_N, valid_N = batch.labels_N, batch.valid_N
+        best_N5 = logits_NK.topk(min(_TOP, self._num_classes), dim=1).indices
+        ranked = best_N5 == labels_N[:, None]
+        if len(self.confusion):
+            self.confusion.index_add_(0, labels_N * self._num_classes + best_N5[:, 0], valid_N.long())
+        self._seen_K.index_add_(0, labels_N, valid_N.long())
+        self._correct_K.index_add_(0, labels_N, (ranked[:, 0] & valid_N).long())
+        self._top5_K.index_add_(0, labels_N, (ranked.any(dim=1) & valid_N).long())
+        loss_N = F.cross_entropy(logits_NK, labels_N, reduction="none").double()
+        finite_N = loss_N.abs() < self._largest_loss  # False for nan, too
+        units_N = torch.where(finite_N & valid_N, loss_N, 0.0).mul(_LOSS_UNIT).round().long()
+        self._losses_2 += torch.stack([units_N.sum(), (~finite_N & valid_N).sum()])
 
 
 def _evaluation(sums: list[int], *, num_classes: int, num_samples: int) -> Evaluation:

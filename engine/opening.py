@@ -28,7 +28,8 @@ def open_folder(
     module: nn.Module,
     *,
     description: str,
-    about: dict[str, Any],
+    loader: str,
+    card: dict[str, Any],
     runtime: Runtime,
     folder: RunFolder,
     progress: Progress,
@@ -39,7 +40,9 @@ def open_folder(
         config: The run's.
         module: The network; its parameters are counted.
         description: Lines about the data.
-        about: What environment.json shall say beside versions, machine and command: loader, input, class_names.
+        loader: Name of the loader's backend.
+        card: What the weights will be, as in a checkpoint: input, class names and fingerprints of the data go into
+            environment.json, beside versions, machine and command.
         runtime: Where it runs.
         folder: Where it is written.
         progress: Where it is said.
@@ -49,9 +52,16 @@ def open_folder(
     progress.say(f"model: {config.model.name}, {num_parameters:,} parameters")
     progress.say(f"machine: {runtime.describe()}")
     if runtime.is_main:
-        machine = {"machine": runtime.describe(), "world_size": runtime.world_size}
-        environment = describe_environment({**machine, "num_parameters": num_parameters, **about})
-        folder.save_start(config_to_dict(config), environment)
+        about = {
+            "machine": runtime.describe(),
+            "world_size": runtime.world_size,
+            "num_parameters": num_parameters,
+            "loader": loader,
+            "input": card["input"],
+            "class_names": card["class_names"],
+            "fingerprints": card["data"],
+        }
+        folder.save_start(config_to_dict(config), describe_environment(about))
     runtime.wait_for_all()
 
 

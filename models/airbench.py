@@ -8,8 +8,9 @@ On 32-pixel images: 31 -> 15 -> 7 -> 3 pixels. Pooling comes before norm and act
 pixels, and only one convolution per group works at its full size. The first filters of each 3x3 convolution begin as
 the identity (dirac), the others as torch's.
 
-Where it differs from the source: the stem's bias is trained throughout, and no bias has a learning rate of its own. Where there are more groups than halvings that leave a pixel (images of 8 pixels
-for three groups, of up to 16 for four), the first groups have no pool.
+Where it differs from the source: the stem's bias is trained throughout, and no bias has a learning rate of its own.
+Where there are more groups than halvings that leave a pixel (images of 8 pixels for three groups, of up to 16 for
+four), the first groups have no pool.
 """
 
 import math

@@ -1,11 +1,15 @@
 """The programs, run as people run them, and what they leave."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -13,14 +17,21 @@ BIN = Path(sys.executable).parent
 # what a launcher would set must not leak in from outside
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "SLURM_", "MASTER_", "WORLD_SIZE", "RANK", "LOCAL_", "OMP_NUM_THREADS")
 
+_LAUNCHERS = ("accelerate", "torchrun")
+_PORT_LOCK = Path(tempfile.gettempdir()) / "exactvision-tests-port-29500.lock"  # both listen there
+
 
 def run_program(*command: str, timeout_s: float = 240, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command from the project's root; a first word such as train.py is run by this Python."""
+    """Runs a command from the project's root; a first word such as train.py is run by this Python.
+
+    Launchers run one at a time, for tests of several processes of pytest.
+    """
     clean = {key: value for key, value in os.environ.items() if not key.startswith(_LAUNCHER_PREFIXES)}
     words = [sys.executable, *command] if command[0].endswith(".py") else [str(BIN / command[0]), *command[1:]]
-    return subprocess.run(
-        words, cwd=ROOT, env=clean | environ, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+    with FileLock(_PORT_LOCK) if command[0] in _LAUNCHERS else contextlib.nullcontext():
+        return subprocess.run(
+            words, cwd=ROOT, env=clean | environ, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
 
 
 def succeed(*command: str, **environ: str) -> str:
