@@ -262,7 +262,8 @@ def recipes_page(groups: list[Group]) -> str:
         "seeds, on test, of the checkpoint that the recipe selects: the best on val, a tenth of train, unless it has",
         "`run.select` or `data.val_frac`. A figure is measured again by",
         "`make recipes STUDY=... DATA=DIR`, DIR holding CIFAR-10 as `train/<class>/` and `test/<class>/`; remove its",
-        "rows first. Runs are compared by `python -m report.compare`.",
+        "rows first. Runs are compared by `python -m report.compare`. CIFAR-10's images were JPEGs of quality 75 with",
+        "colour at half resolution: figures on the originals are others.",
         "",
         "| study | recipe | changed in it | epochs | test top-1 | val top-1 | train top-1, last epoch | "
         "training alone on a CPU | measured |",
