@@ -77,13 +77,21 @@ class RowPool:
         self._pool = ThreadPoolExecutor(max_workers=num_threads) if num_threads > 1 else None
 
     def run(self, function: Callable[[int, int], None], *, num_rows: int, bytes_per_row: int) -> None:
-        """Calls `function(start, stop)` until all rows are covered; it must leave the GIL free to gain from it."""
+        """Calls `function(start, stop)` until all rows are covered; it must leave the GIL free to gain from it.
+
+        A part that no thread has begun when the caller is done with its own is the caller's too: in training the cores
+        are often taken by the network's threads, which still spin for a while after their work.
+        """
         num_parts = min(self._num_threads, num_rows, 1 + num_rows * bytes_per_row // _BYTES_WORTH_A_THREAD)
         if self._pool is None or num_parts <= 1:
             function(0, num_rows)
             return
         bounds = [num_rows * part // num_parts for part in range(num_parts + 1)]
-        others = [self._pool.submit(function, *pair) for pair in itertools.pairwise(bounds[1:])]
+        others = {pair: self._pool.submit(function, *pair) for pair in itertools.pairwise(bounds[1:])}
         function(bounds[0], bounds[1])
-        for other in others:
-            other.result()
+        for pair, other in reversed(others.items()):
+            if other.cancel():
+                function(*pair)
+        for other in others.values():
+            if not other.cancelled():
+                other.result()

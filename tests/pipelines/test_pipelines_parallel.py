@@ -69,10 +69,27 @@ def parts_of(pool: RowPool, *, num_rows: int, bytes_per_row: int) -> dict[tuple[
 
 
 def test_large_work_is_shared_in_equal_parts_and_the_caller_does_one_of_them() -> None:
-    parts = parts_of(RowPool(4), num_rows=10, bytes_per_row=LARGE)
+    parts: dict[tuple[int, int], int] = {}
+    all_have_begun = threading.Barrier(4, timeout=60)
+
+    def work(start: int, stop: int) -> None:
+        all_have_begun.wait()
+        parts[start, stop] = threading.get_ident()
+
+    RowPool(4).run(work, num_rows=10, bytes_per_row=LARGE)
     assert sorted(parts) == [(0, 2), (2, 5), (5, 7), (7, 10)]
     assert parts[0, 2] == threading.get_ident()
-    assert threading.get_ident() not in {parts[2, 5], parts[5, 7], parts[7, 10]}
+    assert len(set(parts.values())) == 4
+
+
+def test_the_caller_does_the_parts_that_no_thread_has_begun() -> None:
+    pool, is_over = RowPool(3), threading.Event()
+    assert pool._pool is not None
+    for _ in range(3):
+        pool._pool.submit(is_over.wait, 60)
+    parts = parts_of(pool, num_rows=9, bytes_per_row=LARGE)
+    is_over.set()
+    assert parts == dict.fromkeys([(0, 3), (3, 6), (6, 9)], threading.get_ident())
 
 
 @pytest.mark.parametrize(("num_threads", "num_rows", "bytes_per_row"), [(1, 100, LARGE), (4, 100, 8), (4, 1, LARGE)])
