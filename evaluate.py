@@ -20,7 +20,7 @@ from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import clear_errors, start_runtime
 from models.build import build_model
-from pipelines.build import Place, build_data, build_evaluation_loader, check_classes, check_dataset
+from pipelines.build import Place, build_data, build_evaluation_loader, check_classes, check_dataset, fingerprint_splits
 
 _READ = ("data.", "loader.", "run.num_threads", "train.precision")
 _UNREAD_DATA = ("data.sampling", "data.class_weights")  # how often training meets an image
@@ -32,6 +32,13 @@ _NEUTRAL = (  # what a run trained by, and need not hold where it is scored: pro
     "--train.accumulation=null",
     "--data.sampling=shuffled",
     "--data.class_weights={}",
+)
+_OF_ANOTHER_DATA_SET = (  # what the run's own data set was read by
+    "--data.root=null",
+    "--data.args={}",
+    "--data.image_root=null",
+    "--data.path_column=path",
+    "--data.label_column=label",
 )
 
 
@@ -52,7 +59,9 @@ def main() -> None:
         folder.read_config()
         checkpoint = scored_checkpoint(folder.checkpoints)
         card = read_card(checkpoint)
-    arguments = ["--config", str(folder.path / "config.yaml"), *_NEUTRAL, *overrides]
+    is_another = any(word.partition("=")[0] == "--data.dataset" for word in overrides)
+    neutral = _NEUTRAL + _OF_ANOTHER_DATA_SET * is_another
+    arguments = ["--config", str(folder.path / "config.yaml"), *neutral, *overrides]
     config = load_config(arguments, prog="evaluate.py --run DIR", description=__doc__ or "")
     with clear_errors():
         config = dataclasses.replace(config, augment=AugmentConfig(), schedule=ScheduleConfig())  # training's alone
@@ -71,6 +80,8 @@ def main() -> None:
         bad_log = BadSampleLog(None, runtime=runtime, progress=progress)
         score = evaluate(module, loader, num_classes=num_classes, runtime=runtime, bad_log=bad_log, step=0)
         progress.say(f"{checkpoint}\n{summary_line(score, split=options.split)}")
+        if fingerprint_splits(data)[options.split] != card["data"].get(options.split):
+            progress.say(f"(these are not the images that were {options.split} when the run was trained)")
         for name, value in to_metrics(score, split=options.split, class_names=data.train.class_names).items():
             progress.say(f"{name} {value}")
         runtime.end()
@@ -88,6 +99,8 @@ def check_overrides(words: Sequence[str]) -> None:
         section = name.partition(".")[0]
         if section in ("config", "model", "input"):
             raise ValueError(f"{option}: model and input are those of the checkpoint, and cannot be set here.")
+        if name in ("data", "loader"):
+            raise ValueError(f"{option}: set single fields of it here, as in --data.root DIR or --loader.backend NAME.")
         if section in sections and (not name.startswith(_READ) or name.startswith(_UNREAD_DATA)):
             raise ValueError(
                 f"{option}: evaluation does not read it, for it trains nothing and writes nothing; leave it out. Of "

@@ -37,6 +37,7 @@ from engine.state import Job, count_epochs
 from models.build import build_model, check_model, check_sizes
 from models.start import start_from_images
 from pipelines.build import (
+    Data,
     Place,
     build_data,
     build_loaders,
@@ -80,10 +81,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     with runtime.first_on_this_machine():  # it writes the index of the images, and the others map it
         data = build_data(with_measured_input(config, folder), show_progress=runtime.is_main)
     class_names = data.train.class_names
-    module = build_model(config.model, num_classes=len(class_names), spec=data.spec, seed=config.run.seed)
-    check_sizes(module, spec=data.spec, sizes_px=[size_px for _, size_px in config.augment.sizes_px])
-    start_from_images(module, partial(read_training_images, config, data, show_progress=runtime.is_main))
-    module = runtime.place(module)
+    module = runtime.place(build_network(config, data, show_progress=runtime.is_main))
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
     phases = build_phases(config, loaders.train)
@@ -109,7 +107,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     if runtime.is_main:
         save_preview(phases, data.spec, folder=folder)
     if config.dry_run:
-        progress.say(f"dry run: nothing was trained; schedule and first images: {draw_run(folder, say=progress.say)}")
+        progress.say(f"dry run: nothing was trained; schedule and first images: {draw_run(folder, progress.say)}")
         return
     bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
 
@@ -136,8 +134,16 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         progress.say(summary_line(final, split=split))
     if runtime.is_main:
         save_scores(folder, scores, class_names=class_names, step=state.step, epoch=count_epochs(state, job))
-        page = draw_run(folder, say=progress.say)
-        progress.say(f"results, curves and checkpoints: {folder.path}; on one page: {page}")
+        progress.say(f"results, curves and checkpoints: {folder.path}; on one page: {draw_run(folder, progress.say)}")
+
+
+def build_network(config: Config, data: Data, *, show_progress: bool) -> nn.Module:
+    """The network, checked against the data, and started from training images if it asks for them."""
+    module = build_model(config.model, num_classes=len(data.train.class_names), spec=data.spec, seed=config.run.seed)
+    check_sizes(module, spec=data.spec, sizes_px=[size_px for _, size_px in config.augment.sizes_px])
+    read_images = partial(read_training_images, config, data, show_progress=show_progress)
+    start_from_images(module, read_images, seed=config.run.seed)
+    return module
 
 
 if __name__ == "__main__":

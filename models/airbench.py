@@ -27,7 +27,7 @@ _LEAST_PX = 8
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 _PATCH_PX = 2
 _NUM_PIXELS = 5_000 * 32**2  # of the training images whose patches are whitened: the source's 5,000 of CIFAR
-_CHUNK = 100  # images whose patches are held at a time
+_CHUNK_PIXELS = 2**17  # of images whose patches are held at a time: 12 float64 for each pixel in colour
 
 
 class Airbench(nn.Module):
@@ -94,7 +94,7 @@ class Airbench(nn.Module):
 
 
 def whitening_filters(images_NCHW: Tensor, *, patch_px: int, eps: float = 5e-4) -> Tensor:
-    """Filters whose outputs are uncorrelated and of variance one over these images, and the opposite of each.
+    """Filters whose outputs over these images have the identity for second moments, and the opposite of each.
 
     The eigenvectors of the patches' second moments, divided by the root of their eigenvalues (Page 2018, airbench).
 
@@ -106,10 +106,10 @@ def whitening_filters(images_NCHW: Tensor, *, patch_px: int, eps: float = 5e-4) 
     Returns:
         float32 (2 * C * patch_px**2, C, patch_px, patch_px), on the CPU.
     """
-    channels = images_NCHW.shape[1]
+    channels, num_pixels = images_NCHW.shape[1], images_NCHW.shape[2] * images_NCHW.shape[3]
     size = channels * patch_px**2
     moments_DD, num_patches = torch.zeros(size, size, dtype=torch.float64), 0
-    for chunk_NCHW in torch.split(images_NCHW, _CHUNK):
+    for chunk_NCHW in torch.split(images_NCHW, max(1, _CHUNK_PIXELS // num_pixels)):
         patches_NDL = F.unfold(chunk_NCHW.double(), patch_px)
         moments_DD += torch.einsum("ndl,nel->de", patches_NDL, patches_NDL)
         num_patches += patches_NDL.shape[0] * patches_NDL.shape[2]

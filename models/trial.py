@@ -51,9 +51,14 @@ def check_output(
 
 def show_black_image(module: nn.Module, *, channels: int, size_px: int) -> Any:
     """What the network makes of one black image in evaluation mode; it and torch's generator stay as they were."""
+    return show_images(module, torch.zeros(1, channels, size_px, size_px))
+
+
+def show_images(module: nn.Module, images_NCHW: Tensor) -> Any:
+    """What the network makes of images in evaluation mode; it and torch's generator stay as they were."""
     with _in_evaluation(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
         # not inference_mode: a lazy layer becomes real here, and its parameters must be fit for training
-        return module(torch.zeros(1, channels, size_px, size_px))
+        return module(images_NCHW)
 
 
 def describe_error(error: Exception) -> str:

@@ -146,7 +146,7 @@ def main() -> None:
             parser.exit(1, f"{parser.prog}: error: {folder.path / 'report.html'} cannot be written: {error}\n")
 
 
-def draw_run(folder: RunFolder, *, say: Callable[[str], None]) -> str:
+def draw_run(folder: RunFolder, say: Callable[[str], None]) -> str:
     """Draws curves.png and report.html, and gives the page's path; a fault there must not make a training fail.
 
     Args:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import yaml
-from programs import run_program, succeed
+from programs import ROOT, run_program, succeed
 
 from configs.load import config_keys
 from evaluate import check_overrides
@@ -111,10 +111,35 @@ def test_every_option_of_train_is_read_refused_or_the_checkpoints_own():
     assert min(num_read, num_refused, num_own) > 5
 
 
-@pytest.mark.parametrize("words", [["--data.class_weights.cat", "2"], ["--data", "x.yaml"], ["--dry_run"]])
+@pytest.mark.parametrize("words", [["--data.class_weights.cat", "2"], ["--run", "{}"], ["--dry_run"]])
 def test_sections_and_parts_of_options_are_refused_likewise(words):
     with pytest.raises(ValueError, match=rf"^{words[0]}: evaluation does not read it"):
         check_overrides(words)
+
+
+@pytest.mark.parametrize("option", ["--data", "--loader"])
+def test_a_section_that_is_read_is_set_field_by_field(option):
+    with pytest.raises(ValueError, match=rf"^{option}: set single fields of it here, as in --data.root DIR"):
+        check_overrides([option, "{}"])
+
+
+def test_other_images_than_the_runs_are_said_to_be_others(run_folder):
+    other = "(these are not the images that were val when the run was trained)"
+    assert other not in succeed("evaluate.py", "--run", str(run_folder), "--split", "val")
+    assert other in succeed("evaluate.py", "--run", str(run_folder), "--split", "val", "--data.val_frac", "0.2")
+
+
+def test_a_run_on_a_manifest_is_scored_on_a_folder_without_the_manifests_options(make_folder, tmp_path):
+    root = make_folder({split: {"dark": 12, "light": 12} for split in ("train", "test")})
+    rows = [f"{path.relative_to(root)},{path.parent.name}" for path in sorted((root / "train").rglob("*.png"))]
+    (tmp_path / "table.csv").write_text("file,kind\n" + "\n".join(rows) + "\n")
+    recipe = ROOT / "configs" / "cifar10" / "simple_cnn.yaml"
+    options = ("--data.dataset", "manifest", "--data.root", str(tmp_path / "table.csv"), "--data.image_root", str(root))
+    options += ("--data.path_column", "file", "--data.label_column", "kind", "--data.val_frac", "0.25")
+    sizes = ("--train.epochs", "1", "--train.global_batch_size", "4", "--run.out", str(tmp_path / "run"))
+    succeed("train.py", "--config", str(recipe), *options, *sizes)
+    folder = ("--data.dataset", "folder", "--data.root", str(root))
+    assert "test/num_samples 24" in succeed("evaluate.py", "--run", str(tmp_path / "run"), *folder)
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], ["--train.epochs", "3"], ["--resume=never"]])

@@ -1,13 +1,17 @@
 """Several processes: the same samples, the same weights, every sample counted."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from programs import epoch_rows, read_rows, run_program, succeed
 from safetensors.torch import load_file
 
+from configs.load import load_config
 from engine.record import RunFolder
+from models.airbench import whitening_filters
+from pipelines.build import build_data, read_training_images
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -86,6 +90,23 @@ def test_two_processes_mix_replace_and_list_what_one_does(make_folder, small_rec
     assert len(lists[0]) >= 5
     results = [json.loads((folder / "result.json").read_text()) for folder in folders.values()]
     assert [(result["test/num_samples"], result["test/num_excluded"]) for result in results] == [(12, 1)] * 2
+
+
+def test_a_network_starts_from_the_same_images_on_two_processes_and_when_it_continues(small_recipe, train_on):
+    recipe = small_recipe(model={"name": "airbench", "args": {"widths": [8, 8]}}, run={"keep_checkpoints": 9})
+    folders = {count: train_on(recipe, count) for count in (1, 2)}
+    config = load_config(["--config", str(recipe)], prog="train.py", description="")
+    data = build_data(config, show_progress=False)
+    images = read_training_images(config, data, num_images=5000 * 32**2 // 8**2, show_progress=False)
+    assert len(images) == len(data.train.labels_N)
+    for folder in folders.values():
+        assert torch.equal(final_weights(folder)["stem.0.weight"], whitening_filters(images, patch_px=2))
+    expected = final_weights(folders[1])
+    (folders[1] / "result.json").unlink()
+    shutil.rmtree(max((folders[1] / "checkpoints").iterdir()))
+    assert "stem.0.weight" in final_weights(folders[1]), "there is an earlier checkpoint"
+    continued = final_weights(train_on(recipe, 1))
+    assert all(torch.equal(continued[name], value) for name, value in expected.items())
 
 
 def test_a_run_continues_at_another_number_of_processes(small_recipe, train_on):
