@@ -282,9 +282,8 @@ def recipes_page(groups: list[Group]) -> str:
 
 
 def shorten(commit: str) -> str:
-    """`0123abcd`, and `0123abcd-dirty` of code that was changed since."""
-    sha, *dirty = commit.split("-")
-    return "-".join([sha[:8], *dirty])
+    """`0123abcd`, and `0123abcd-dirty` of code that was changed since; of several, joined by `then`, each."""
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{32}\b", r"\1", commit)
 
 
 def draw_figures(folder: Path) -> None:

@@ -96,7 +96,7 @@ def main() -> None:
         folder = options.runs / "-".join(
             [options.study, Path(cell.recipe).stem, *cell.overrides.split(), str(cell.seed)]
         )
-        shares = note_start(folder, threads=threads, beside=beside)
+        shares = note_start(folder, threads=threads, beside=beside, commit=code_commit())
         run_cell(cell, folder, data=options.data, threads=threads)
         row, epochs = read_rows(options.study, cell, folder, shares=shares)
         with lock:
@@ -117,23 +117,33 @@ def missing_cells(study: str, *, results: Path) -> list[Cell]:
 
 
 class Shares(NamedTuple):
-    """What a run had of the machine: CPU threads, and what ran beside it; `1 then 2` where it went on differently."""
+    """What a run had: CPU threads, what ran beside it, and by which code; `1 then 2` where it went on differently."""
 
     threads: str
     beside: str
+    commit: str
 
 
-def note_start(folder: Path, *, threads: int, beside: str) -> Shares:
+def note_start(folder: Path, *, threads: int, beside: str, commit: str) -> Shares:
     """Notes in FOLDER.starts how a run is started or goes on; gives what it was over all its starts."""
     path = Path(f"{folder}.starts")
     path.parent.mkdir(parents=True, exist_ok=True)
     starts = path.read_text().splitlines() if path.exists() else []
-    present = f"{threads}\t{beside}"
+    present = f"{threads}\t{beside}\t{commit}"
     if present not in starts:
         starts.append(present)
         path.write_text("\n".join(starts) + "\n")
     columns = zip(*(start.split("\t") for start in starts), strict=True)
     return Shares(*(" then ".join(dict.fromkeys(column)) for column in columns))
+
+
+def code_commit() -> str:
+    """The commit of the code; `-dirty` where it was changed since. New rows of results are no change of the code."""
+    head, changed = (
+        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ".", ":!benchmarks/results"])
+    )
+    return f"{head}-dirty" if changed else head
 
 
 def run_cell(cell: Cell, folder: Path, *, data: str | None, threads: int) -> None:
@@ -182,7 +192,7 @@ def read_rows(study: str, cell: Cell, folder: Path, *, shares: Shares) -> tuple[
         "python": environment["python"],
         "torch": environment["packages"]["torch"],
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": environment["git_commit"],
+        "commit": shares.commit,
     }
     return row, epochs
 

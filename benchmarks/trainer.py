@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.recipes import code_commit
 from configs.load import config_to_dict, load_config, replace_section
 from configs.schema import Config, InputSpec
 from engine.bad_samples import BadSampleLog
@@ -211,7 +212,7 @@ def _save(rows: list[dict[str, Any]], *, seconds: float) -> None:
         "machine": f"{_num_cores()} cores, {environment['platform']}",
         "torch": torch.__version__,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": environment["git_commit"],
+        "commit": code_commit(),
     }
     with open(RESULTS, "w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], *about], lineterminator="\n")

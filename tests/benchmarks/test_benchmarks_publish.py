@@ -121,6 +121,7 @@ def test_what_was_not_measured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_commits_are_shortened_and_stay_dirty() -> None:
     assert publish.shorten("0123abcd" * 5) == "0123abcd"
     assert publish.shorten("0123abcd" * 5 + "-dirty") == "0123abcd-dirty"
+    assert publish.shorten("0123abcd" * 5 + " then " + "fedc9876" * 5) == "0123abcd then fedc9876"
 
 
 def test_a_recipes_header_has_no_figure_but_the_measured_one() -> None:

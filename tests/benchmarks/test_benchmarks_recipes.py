@@ -1,6 +1,8 @@
 """The runner of studies: it does what is missing, keeps what is done, and reads a run's figures."""
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ def finished(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "result.json").write_text(json.dumps(RESULT))
-    environment = {"python": "3.11", "packages": {"torch": "2.14"}, "git_commit": "abc"}
+    environment = {"python": "3.11", "packages": {"torch": "2.14"}}
     (folder / "environment.json").write_text(json.dumps(environment))
     rows = [{"step": 2, "epoch": 0.5, "train/loss": 2.0}, *EPOCHS]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -56,18 +58,18 @@ def test_every_recipe_that_a_study_names_exists_and_no_run_stands_twice_in_it() 
 
 
 def test_the_rows_of_a_run_are_its_figures(finished: Path) -> None:
-    row, epochs = read_rows("digits", CELL, finished, shares=Shares("2", "1 run"))
+    row, epochs = read_rows("digits", CELL, finished, shares=Shares("2", "1 run", "0123abcd"))
     assert set(row) == set(RUNS_FIELDS)
     assert (row["study"], row["recipe"], row["seed"], row["epochs"]) == ("digits", CELL.recipe, 3, 2)
     assert (row["test_top1_frac"], row["val_top1_frac"], row["last_train_top1_frac"]) == (0.75, 0.5, 0.6)
-    assert (row["minutes"], row["commit"], row["torch"]) == (1.5, "abc", "2.14")
+    assert (row["minutes"], row["commit"], row["torch"]) == (1.5, "0123abcd", "2.14")
     assert [(one["epoch"], one["train_loss"], one["val_top1_frac"]) for one in epochs] == [(1, 1.5, 0.4), (2, 1.0, 0.5)]
 
 
 def test_only_runs_without_a_row_are_missing(finished: Path, tmp_path: Path) -> None:
     cells = STUDIES["digits"]
     assert missing_cells("digits", results=tmp_path) == cells
-    row, _ = read_rows("digits", cells[1], finished, shares=Shares("2", "1 run"))
+    row, _ = read_rows("digits", cells[1], finished, shares=Shares("2", "1 run", "0123abcd"))
     append_rows(tmp_path / "recipes.csv", RUNS_FIELDS, [row])
     assert missing_cells("digits", results=tmp_path) == [cells[0], *cells[2:]]
     assert missing_cells("course", results=tmp_path) == STUDIES["course"], "another study has its own rows"
@@ -80,7 +82,7 @@ def test_only_runs_without_a_row_are_missing(finished: Path, tmp_path: Path) -> 
 def test_a_run_is_trained_into_its_folder_and_a_finished_one_not_again(tmp_path: Path) -> None:
     cell = Cell("configs/digits/simple_cnn.yaml", "--train.epochs 2", 0)
     recipes.run_cell(cell, tmp_path / "run", data=None, threads=1)
-    row, epochs = read_rows("digits", cell, tmp_path / "run", shares=Shares("1", "1 run"))
+    row, epochs = read_rows("digits", cell, tmp_path / "run", shares=Shares("1", "1 run", "0123abcd"))
     assert row["epochs"] == len(epochs) == 2
     assert 0 < row["test_top1_frac"] < 1
     before = (tmp_path / "run" / "result.json").stat().st_mtime_ns
@@ -95,12 +97,32 @@ def test_a_run_that_fails_says_where_its_log_is(tmp_path: Path) -> None:
     assert "train.epochs" in (tmp_path / "run.log").read_text()
 
 
-def test_a_run_that_went_on_beside_others_is_not_called_alone(tmp_path: Path) -> None:
+def test_a_run_that_went_on_beside_others_or_by_other_code_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
-    assert note_start(folder, threads=2, beside="1 run") == Shares("2", recipes.ALONE)
-    assert note_start(folder, threads=2, beside="1 run") == Shares("2", recipes.ALONE), "stopped and gone on"
-    assert note_start(folder, threads=1, beside="2 runs at a time") == Shares("2 then 1", "1 run then 2 runs at a time")
-    assert note_start(folder, threads=2, beside="1 run").beside != recipes.ALONE, "it stays so"
+    alone, beside = (dict(zip(Shares._fields, one, strict=True)) for one in ((2, "1 run", "a"), (1, "2 runs", "b")))
+    assert note_start(folder, **alone) == Shares("2", recipes.ALONE, "a")
+    assert note_start(folder, **alone) == Shares("2", recipes.ALONE, "a"), "stopped and gone on"
+    assert note_start(folder, **beside) == Shares("2 then 1", "1 run then 2 runs", "a then b")
+    assert note_start(folder, **alone).beside != recipes.ALONE, "it stays so"
+
+
+def test_new_rows_do_not_change_the_code_but_anything_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "ROOT", tmp_path)
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    (results / "recipes.csv").write_text("study\n")
+    (tmp_path / "train.py").write_text("pass\n")
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.example")
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "all"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    commit = recipes.code_commit()
+    assert re.fullmatch(r"[0-9a-f]{40}", commit)
+    (results / "recipes.csv").write_text("study\nbest\n")
+    assert recipes.code_commit() == commit
+    (tmp_path / "train.py").write_text("raise\n")
+    assert recipes.code_commit() == f"{commit}-dirty"
 
 
 def test_every_recipe_gets_a_time_of_its_own() -> None:
