@@ -4,7 +4,7 @@ train.py's loop (loader, metrics every 10 steps, a checkpoint per epoch; no val)
 a process of its own, for 30 s after a warm-up. The bare loops index a float32 tensor that was normalised beforehand,
 step and forget; `bare` leaves the C library's allocator as it is, `bare_kept` has `engine.runtime.keep_freed_memory`
 too (`--peers bare` leaves that one out: 11 minutes). Every repeat gives the ratios; the result is the median ratio and
-its 96 % interval (the second smallest and the second largest of nine). Rows of nine repeats with both peers go into
+its 96 % interval (the second smallest and the second largest of nine). Nine repeats take the place of the rows in
 benchmarks/results/trainer.csv.
 """
 
@@ -73,7 +73,7 @@ def main() -> None:
         ratios = sorted(row["ours"] / row[peer] for row in rows)
         low, high = ratios[min(1, len(ratios) - 1)], ratios[max(-2, -len(ratios))]
         print(f"ours / {peer}: median {statistics.median(ratios):.3f} ({low:.3f} to {high:.3f}, {len(rows)} pairs)")
-    if options.repeats == 9 and tuple(options.peers) == CONTENDERS[1:]:
+    if options.repeats == 9:
         _save(rows, seconds=options.seconds)
 
 

@@ -67,7 +67,7 @@ def evaluate(
     """
     was_training = module.training
     module.eval()
-    torch.manual_seed(runtime.rank)  # training seeds every micro-step itself
+    runtime.seed(runtime.rank)  # training seeds every micro-step itself
     counts = _Counts(num_classes=num_classes, num_samples=loader.num_samples, device=runtime.device)
     with torch.inference_mode():
         for batch in loader:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 from typing import Any
 
-import torch
 from torch import nn
 
 from engine.clock import Clock, Pace
@@ -123,7 +122,7 @@ def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> No
     num_samples = len(batch.labels_N)
     parts = split_batch(batch, live.phase.accumulation)
     for index, part in enumerate(parts):
-        torch.manual_seed(_micro_seed(job.settings.seed, state.step, index, job.runtime.rank))
+        job.runtime.seed(_micro_seed(job.settings.seed, state.step, index, job.runtime.rank))
         is_last = index == len(parts) - 1
         with contextlib.nullcontext() if is_last else job.runtime.no_sync(module):
             with job.runtime.autocast():

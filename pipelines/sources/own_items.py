@@ -5,6 +5,7 @@ worker process: dataset[i] -> PIL image, array or tensor -> uint8 (H, W, C), lab
 Legend of shape letters: N items, H height and W width of an image, C channels.
 """
 
+import fcntl
 import os
 import traceback
 import zlib
@@ -251,12 +252,13 @@ def _check_no_file_is_shared(before: Mapping[tuple[str, str], int], name: str, s
 
 
 def _positions() -> dict[tuple[str, str], int]:
-    """Where this process stands in the files that it has open, by descriptor and path; nothing but on Linux."""
+    """Where this process stands in the files that it reads, by descriptor and path; nothing but on Linux."""
     found = {}
     for number in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []:
         try:
             path = os.readlink(f"/proc/self/fd/{number}")
-            if os.path.isfile(path) and int(number) > 2:  # what is printed may go to files
+            is_read = fcntl.fcntl(int(number), fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY  # what is printed moves on
+            if os.path.isfile(path) and is_read:
                 found[number, path] = os.lseek(int(number), 0, os.SEEK_CUR)
         except OSError:  # closed meanwhile, as that of this very list
             continue

@@ -281,3 +281,10 @@ def test_without_trackers_nothing_is_written(recorder, tmp_path):
     runtime.end()
     assert not recorder.made
     assert not list(tmp_path.iterdir())
+
+
+def test_seeding_begins_the_stream_of_torchs_own_seed():
+    start_runtime("fp32", RunConfig(num_threads=1)).seed(2**63 + 5)
+    drawn = torch.rand(4)
+    torch.manual_seed(2**63 + 5)
+    assert torch.equal(drawn, torch.rand(4))
