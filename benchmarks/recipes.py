@@ -138,11 +138,17 @@ def note_start(folder: Path, *, threads: int, beside: str, commit: str) -> Share
 
 
 def code_commit() -> str:
-    """The commit of the code; `-dirty` where it was changed since. New rows of results are no change of the code."""
-    head, changed = (
-        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ".", ":!benchmarks/results"])
-    )
+    """The commit of the code; `-dirty` where it was changed since; `unknown` without git.
+
+    New rows of results are no change of the code.
+    """
+    try:
+        head, changed = (
+            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ".", ":!benchmarks/results"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"  # no git, or not a checkout: what was measured must not be lost for that
     return f"{head}-dirty" if changed else head
 
 

@@ -3,7 +3,7 @@
 train.py's loop (loader, metrics every 10 steps, a checkpoint per epoch; no val) and two bare loops take turns, each in
 a process of its own, for 30 s after a warm-up. The bare loops index a float32 tensor that was normalised beforehand,
 step and forget; `bare` leaves the C library's allocator as it is, `bare_kept` has `engine.runtime.keep_freed_memory`
-too (`--peers bare` leaves that one out: 11 minutes). Every repeat gives the ratios; the result is the median ratio and
+too (`--peers bare` leaves that one out: 12 minutes). Every repeat gives the ratios; the result is the median ratio and
 its 96 % interval (the second smallest and the second largest of nine). Nine repeats take the place of the rows in
 benchmarks/results/trainer.csv.
 """

@@ -132,7 +132,7 @@ def _build_group(before: int, after: int, *, has_pool: bool, activation: Activat
 
 
 def _build_norm(channels: int) -> nn.BatchNorm2d:
-    """Its scale stays at 1: a scale that weight decay makes small leaves GELU its linear part."""
+    """Its scale stays at 1, as in the source: weight decay would make it smaller, and GELU does not undo that."""
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     norm.weight.requires_grad_(False)
     return norm

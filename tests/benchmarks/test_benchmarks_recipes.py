@@ -125,6 +125,12 @@ def test_new_rows_do_not_change_the_code_but_anything_else_does(
     assert recipes.code_commit() == f"{commit}-dirty"
 
 
+def test_without_a_checkout_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert recipes.code_commit() == "unknown"
+
+
 def test_every_recipe_gets_a_time_of_its_own() -> None:
     run_alone = {cell.recipe for study in ("digits", "best", "timing") for cell in STUDIES[study]}
     assert run_alone == {cell.recipe for study in STUDIES.values() for cell in study}
