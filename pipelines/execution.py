@@ -6,6 +6,8 @@ plans, in order -> executor (as far ahead as it likes) -> Carried, in the same o
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from pipelines.plan import Plan
@@ -20,6 +22,14 @@ class Carried(NamedTuple):
 
     images_NHWC: Tensor
     bad: Mapping[int, str]
+
+
+class Operate(Protocol):
+    """Does what the plan says to the pixels of one finished image."""
+
+    def __call__(self, image_SSC: npt.NDArray[np.uint8], *, plan: Plan, row: int) -> None:
+        """Changes `image_SSC`, uint8 (S, S, C), contiguous, in place, as row `row` of the plan has it."""
+        ...
 
 
 class Executor(Protocol):

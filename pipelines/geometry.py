@@ -7,19 +7,22 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from pipelines.execution import Carried
+from pipelines.execution import Carried, Operate
 from pipelines.plan import Plan
 from pipelines.source import Source
 
 
-def carry_out_plan(plan: Plan, *, source: Source, channels: int, interpolation: str) -> Carried:
-    """A whole plan in this process: read, decode, `carry_out`.
+def carry_out_plan(
+    plan: Plan, *, source: Source, channels: int, interpolation: str, operate: Operate | None = None
+) -> Carried:
+    """A whole plan in this process: read, decode, `carry_out`, `operate`.
 
     Args:
         plan: The plan.
         source: The images.
         channels: 1 or 3.
         interpolation: bilinear or bicubic.
+        operate: Does the plan's operations; None leaves them to others.
 
     Returns:
         uint8 (N, S, S, C), on the CPU, and the rows that could not be read.
@@ -33,6 +36,8 @@ def carry_out_plan(plan: Plan, *, source: Source, channels: int, interpolation: 
             bad[row] = str(error)
         else:
             images[row] = carry_out(pixels, plan=plan, row=row, interpolation=interpolation)
+            if operate is not None:
+                operate(images[row].numpy(), plan=plan, row=row)
     return Carried(images, bad)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.counter import Stream, random_bits, random_uniform
+from pipelines.operations.vocabulary import Operations
 
 PLAN_VERSION = 1  # a change of any number drawn here or in order.py raises it: old positions are refused then
 
@@ -30,6 +31,7 @@ class Plan(NamedTuple):
     flips_N: bool (N,).
     size_px: height and width of the output.
     num_views: views per sample; N = samples * num_views.
+    operations: what is then done to the pixels; None = nothing.
     """
 
     ids_N: npt.NDArray[np.int64]
@@ -38,6 +40,7 @@ class Plan(NamedTuple):
     flips_N: npt.NDArray[np.bool_]
     size_px: int
     num_views: int = 1
+    operations: Operations | None = None
 
 
 class Fit(NamedTuple):
@@ -125,6 +128,7 @@ def rows_of(plan: Plan, rows: list[int]) -> Plan:
         shifts_N2=plan.shifts_N2[rows],
         flips_N=plan.flips_N[rows],
         num_views=1,
+        operations=plan.operations and plan.operations.rows(rows),
     )
 
 

@@ -1,6 +1,6 @@
 """The plain executor: a torch DataLoader and torchvision; the oracle that the others are tested against.
 
-plans -> worker: read, decode, crop the window, resize, shift, flip -> uint8 (N, S, S, C)
+plans -> worker: read, decode, crop the window, resize, shift, flip, operate -> uint8 (N, S, S, C)
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.execution import Carried
+from pipelines.execution import Carried, Operate
 from pipelines.geometry import carry_out_plan
 from pipelines.plan import Plan
 from pipelines.source import Source
@@ -24,14 +24,22 @@ class ReferenceExecutor:
         interpolation: bilinear or bicubic.
         num_workers: Worker processes; 0 = in this one.
         pin_memory: Whether images lie in pinned memory.
+        operate: Does the plan's operations; None leaves them to others.
     """
 
     def __init__(
-        self, source: Source, *, channels: int, interpolation: str, num_workers: int, pin_memory: bool
+        self,
+        source: Source,
+        *,
+        channels: int,
+        interpolation: str,
+        num_workers: int,
+        pin_memory: bool,
+        operate: Operate | None = None,
     ) -> None:
         self._sampler = _Forward()
         self._batches = DataLoader(
-            _PlannedImages(source, channels=channels, interpolation=interpolation),
+            _PlannedImages(source, channels=channels, interpolation=interpolation, operate=operate),
             batch_size=None,  # a plan is already a whole batch
             sampler=self._sampler,
             num_workers=num_workers,
@@ -67,13 +75,20 @@ class _Forward:
 
 
 class _PlannedImages(Dataset[Carried]):
-    def __init__(self, source: Source, *, channels: int, interpolation: str) -> None:
+    def __init__(self, source: Source, *, channels: int, interpolation: str, operate: Operate | None) -> None:
+        self._operate = operate
         self._source = source
         self._channels = channels
         self._interpolation = interpolation
 
     def __getitem__(self, plan: Plan) -> Carried:
-        return carry_out_plan(plan, source=self._source, channels=self._channels, interpolation=self._interpolation)
+        return carry_out_plan(
+            plan,
+            source=self._source,
+            channels=self._channels,
+            interpolation=self._interpolation,
+            operate=self._operate,
+        )
 
 
 def _identity(images: Any) -> Any:

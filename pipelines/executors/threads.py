@@ -1,6 +1,7 @@
 """The CPU path for real work: a pool of threads that decode, resize and write into batches allocated once.
 
-plan -> chunks of 8 samples -> thread: read file -> decode the window -> for each view: resize, shift, flip -> slot
+plan -> chunks of 8 samples -> thread: read file -> decode the window
+                                       -> for each view: resize, shift, flip, operate -> slot
                                (one scratch per thread, no memory asked for per image)
 
 The decoder, torch's resize and the kernels leave the GIL free. Pixels are those of `pipelines.geometry.carry_out`.
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.execution import Carried
+from pipelines.execution import Carried, Operate
 from pipelines.jpeg_window import Window
 from pipelines.kernels import shift_and_flip_image
 from pipelines.plan import Plan
@@ -49,6 +50,7 @@ class ThreadsExecutor:
         num_threads: Threads that decode.
         num_prefetched: Batches that are worked on ahead of the one handed out.
         pin_memory: Whether slots lie in pinned memory, for copies to a GPU.
+        operate: Does the plan's operations, in many threads at once; None leaves them to others.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class ThreadsExecutor:
         num_threads: int,
         num_prefetched: int,
         pin_memory: bool,
+        operate: Operate | None = None,
     ) -> None:
+        self._operate = operate
         self._source = source
         self._channels = channels
         self._interpolation = interpolation
@@ -139,6 +143,8 @@ class ThreadsExecutor:
                 if (height, width) != (plan.size_px, plan.size_px):
                     image = _resize(image, size_px=plan.size_px, interpolation=self._interpolation, scratch=scratch)
                 shift_and_flip_image(image, down, right, bool(flip), out_NHWC[row])
+                if self._operate is not None:
+                    self._operate(out_NHWC[row], plan=plan, row=row)
         return bad
 
     def _scratch(self) -> Scratch:
