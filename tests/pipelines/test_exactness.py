@@ -1,4 +1,8 @@
-"""The same samples, crops, flips, mixes and pixels: any executor, any number of threads and ranks, after any stop."""
+"""The same samples, crops, flips, operations, mixes and pixels: any executor, any number of ranks, after any stop.
+
+Operations are torchvision's in `reference` and the kernels' elsewhere: as decided the same everywhere, as pixels among
+those two each.
+"""
 
 import dataclasses
 import gc
@@ -16,6 +20,7 @@ from executor_builders import DALI_IS_EXPECTED
 from PIL import Image
 
 from configs.load import replace_section
+from configs.operations import STEPS
 from configs.schema import (
     AugmentConfig,
     Config,
@@ -31,6 +36,7 @@ from pipelines.batch import Batch
 from pipelines.build import Data, Place, build_data, build_evaluation_loader, build_training_loader
 from pipelines.effects import Effects
 from pipelines.loader import Draw, PlannedLoader
+from pipelines.operations.vocabulary import Operation
 from pipelines.order import Share
 from pipelines.plan import Plan
 
@@ -56,14 +62,31 @@ EVERYTHING = AugmentConfig(
     erase_prob=0.3,
     noise_std=0.02,
 )
+OPERATED = dataclasses.replace(
+    EVERYTHING,
+    cutout_px=5,
+    operations=(
+        {"randaugment": {"n": 2, "m": 9, "m_std": 0.5}},
+        {"color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "prob": 0.8}},
+        "trivial_augment",
+        {"affine": {"degrees": 10, "translate": 0.1, "scale": 0.1, "shear_x": 5, "shear_y": 5, "prob": 0.3}},
+        *({name: {"factor": 0.4, "prob": 0.2}} for name in ("brightness", "contrast", "saturation", "sharpness")),
+        {"hue": {"shift": 0.1, "prob": 0.2}},
+        *({name: {"prob": 0.2}} for name in STEPS if {*STEPS[name].__dataclass_fields__} <= {"prob", "most", "sigma"}),
+        {"posterize": {"prob": 0.2}},
+        {"solarize": {"prob": 0.2}},
+    ),
+)
+AUGMENTS = {"geometry": EVERYTHING, "operations": OPERATED}
 SIZE_PX = 16
 
 
 class Step(NamedTuple):
-    """What all ranks together did in one step: ids and a digest of everything that was decided and computed."""
+    """What all ranks together did in one step: ids and digests of everything that was decided, and of the pixels."""
 
     ids: list[int]
-    digest: str
+    decided: str
+    pixels: str
 
 
 def write_jpegs(root: Path, count: int) -> str:
@@ -94,6 +117,7 @@ class Ranks:
 
     def __init__(self, config: Config, data: Data, world_size: int) -> None:
         self.loaders: list[PlannedLoader] = []
+        self.backend = ""
         self.decided: list[tuple[Plan, Share, Effects]] = []
         for rank in range(world_size):
             place = Place(torch.device("cpu"), torch.float32, rank, world_size, 2)
@@ -104,7 +128,7 @@ class Ranks:
     def steps(self) -> Iterator[Step]:
         self.decided.clear()
         for batches in zip(*self.loaders, strict=True):
-            yield Step(torch.cat([batch.ids_N for batch in batches]).tolist(), digest(list(batches), self.decided))
+            yield Step(torch.cat([batch.ids_N for batch in batches]).tolist(), *digests(list(batches), self.decided))
             self.decided.clear()
 
     def go_to(self, state: dict[str, object]) -> None:
@@ -124,9 +148,11 @@ def recording(
     return record
 
 
-def digest(batches: list[Batch], decided: list[tuple[Plan, Share, Effects]]) -> str:
-    """sha256 of ids, crops, shifts, flips, erased boxes, noise keys, mixes, labels and pixels, in global order."""
+def digests(batches: list[Batch], decided: list[tuple[Plan, Share, Effects]]) -> tuple[str, str]:
+    """sha256 of ids, crops, flips, operations, boxes, noise keys, mixes and labels, in global order; and of pixels."""
     own = [share.own for _, share, _ in decided]
+    operated = [(plan.operations, part) for (plan, _, _), part in zip(decided, own, strict=True) if plan.operations]
+    cut = [(effects.cutout_N4, part) for (_, _, effects), part in zip(decided, own, strict=True)]
     fields: list[list[np.ndarray]] = [
         [plan.ids_N[part] for (plan, _, _), part in zip(decided, own, strict=True)],
         [plan.windows_N4[part] for (plan, _, _), part in zip(decided, own, strict=True)],
@@ -139,11 +165,16 @@ def digest(batches: list[Batch], decided: list[tuple[Plan, Share, Effects]]) -> 
         [batch.labels_N.numpy() for batch in batches],
         [batch.mix.partner_labels_N.numpy() for batch in batches],
         [batch.mix.weight_N.numpy() for batch in batches],
-        [batch.inputs[0].permute(0, 2, 3, 1).numpy() for batch in batches],
+        [operations.codes_NK[part] for operations, part in operated],
+        [operations.values_NKP[part] for operations, part in operated],
+        [boxes[part] for boxes, part in cut if boxes is not None],
     ]
+    return sha256(fields), sha256([[batch.inputs[0].permute(0, 2, 3, 1).numpy() for batch in batches]])
+
+
+def sha256(fields: list[list[np.ndarray]]) -> str:
     total = hashlib.sha256()
-    for parts in fields:
-        joined = np.concatenate(parts)
+    for joined in (np.concatenate(parts) for parts in fields if parts):
         total.update(f"{joined.dtype} {joined.shape}".encode() + np.ascontiguousarray(joined).tobytes())
     return total.hexdigest()
 
@@ -168,11 +199,23 @@ def data_of() -> Callable[[Config], Data]:
     return build
 
 
+Wanted = Callable[[str, str], list[list[Step]]]  # backend, augmentation -> the steps of two epochs
+
+
 @pytest.fixture(scope="module")
-def wanted(divisible: str, data_of: Callable[[Config], Data]) -> list[list[Step]]:
-    config = make_config(divisible, backend="workers_0")
-    ranks = Ranks(config, data_of(config), 1)
-    return [list(ranks.steps()) for _ in range(2)]
+def wanted(divisible: str, data_of: Callable[[Config], Data]) -> Wanted:
+    """What one rank makes, by worker processes or by one thread; without operations the two must agree."""
+    made: dict[tuple[str, str], list[list[Step]]] = {}
+
+    def make(backend: str, augment: str) -> list[list[Step]]:
+        alike = "workers_0" if backend.startswith("workers") or augment == "geometry" else "threads_1"
+        if (alike, augment) not in made:
+            config = make_config(divisible, backend=alike, augment=AUGMENTS[augment])
+            ranks = Ranks(config, data_of(config), 1)
+            made[alike, augment] = [list(ranks.steps()) for _ in range(2)]
+        return made[alike, augment]
+
+    return make
 
 
 def test_every_backend_and_world_size_is_tried() -> None:
@@ -180,23 +223,43 @@ def test_every_backend_and_world_size_is_tried() -> None:
     assert len(BACKENDS) * len(WORLD_SIZES) == (35 if DALI_IS_EXPECTED else 30)
 
 
+@pytest.mark.parametrize("augment", AUGMENTS)
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_is_decided_and_computed_is_the_same(
-    backend: str, world_size: int, divisible: str, wanted: list[list[Step]], data_of: Callable[[Config], Data]
+    backend: str, world_size: int, augment: str, divisible: str, wanted: Wanted, data_of: Callable[[Config], Data]
 ) -> None:
-    config = make_config(divisible, backend=backend)
+    config = make_config(divisible, backend=backend, augment=AUGMENTS[augment])
     ranks = Ranks(config, data_of(config), world_size)
     for epoch in range(2):
-        assert list(ranks.steps()) == wanted[epoch]
+        assert list(ranks.steps()) == wanted(backend, augment)[epoch]
+
+
+def test_every_operation_is_on_and_changes_pixels_alike_by_kernels_and_by_torchvision(
+    wanted: Wanted, divisible: str, data_of: Callable[[Config], Data]
+) -> None:
+    drawn, batches = {}, {}
+    for backend in ("workers_0", "threads_1"):
+        config = make_config(divisible, backend=backend, augment=OPERATED)
+        ranks = Ranks(config, data_of(config), 1)
+        batches[backend] = torch.cat([batch.inputs[0] for batch in ranks.loaders[0]])
+        drawn[backend] = {code for plan, _, _ in ranks.decided for code in np.unique(plan.operations.codes_NK).tolist()}
+    assert drawn["workers_0"] == drawn["threads_1"] == {int(operation) for operation in Operation}
+    by_torchvision, by_kernels = wanted("workers_0", "operations"), wanted("threads_1", "operations")
+    assert [step.decided for step in by_torchvision[0]] == [step.decided for step in by_kernels[0]]
+    difference = (255 * 0.25 * (batches["workers_0"] - batches["threads_1"])).abs()
+    assert 0 < difference.mean() < 0.5  # over a dozen operations in a row
+    plain = wanted("threads_1", "geometry")
+    assert all(step.pixels != other.pixels for step, other in zip(plain[0], by_kernels[0], strict=True))
 
 
 def test_each_sample_comes_exactly_once_where_the_batch_divides_and_at_most_once_elsewhere(
-    wanted: list[list[Step]], ragged: str, data_of: Callable[[Config], Data]
+    wanted: Wanted, ragged: str, data_of: Callable[[Config], Data]
 ) -> None:
-    for steps in wanted:
+    epochs = wanted("threads_1", "operations")
+    for steps in epochs:
         assert sorted(itertools.chain(*(step.ids for step in steps))) == list(range(3 * GLOBAL_BATCH))
-    assert wanted[0] != wanted[1]
+    assert epochs[0] != epochs[1]
     config = make_config(ragged)
     ids = list(itertools.chain(*(step.ids for step in Ranks(config, data_of(config), 7).steps())))
     assert len(set(ids)) == len(ids) == 6 * GLOBAL_BATCH
@@ -239,21 +302,30 @@ def test_crops_and_repeats_are_the_same_too(
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("augment", AUGMENTS)
 def test_a_run_stopped_at_100_random_points_continues_exactly_elsewhere(
-    ragged: str, data_of: Callable[[Config], Data]
+    augment: str, ragged: str, data_of: Callable[[Config], Data]
 ) -> None:
+    """With operations, pixels are compared where they are the kernels', as in the run that was not stopped."""
     rng = random.Random(0)
-    start = make_config(ragged)
+    start = make_config(ragged, augment=AUGMENTS[augment])
     straight = Ranks(start, data_of(start), 1)
-    epochs = [[step.digest for step in straight.steps()] for _ in range(2)]
+    epochs = [list(straight.steps()) for _ in range(2)]
     made: dict[tuple[str, int], Ranks] = {}
+
+    def same(steps: list[Step], ranks: Ranks, wanted_steps: list[Step]) -> bool:
+        by_torchvision = augment == "operations" and ranks.backend.startswith("workers")
+        return [step[: 2 if by_torchvision else 3] for step in steps] == [
+            step[: 2 if by_torchvision else 3] for step in wanted_steps
+        ]
 
     def anywhere() -> Ranks:
         key = (rng.choice(list(BACKENDS)), rng.choice(WORLD_SIZES))
         if key not in made:
             gc.collect()  # a DALI pipeline that is garbage must not be collected in a worker process: it crashes
-            config = make_config(ragged, backend=key[0])
+            config = make_config(ragged, backend=key[0], augment=AUGMENTS[augment])
             made[key] = Ranks(config, data_of(config), key[1])
+            made[key].backend = key[0]
         return made[key]
 
     state = straight.loaders[0].state_dict()
@@ -262,12 +334,12 @@ def test_a_run_stopped_at_100_random_points_continues_exactly_elsewhere(
         before, after = anywhere(), anywhere()
         before.go_to({**state, "epoch": epoch, "samples_consumed": (stop - 1) * GLOBAL_BATCH})
         running = before.steps()
-        assert next(running).digest == epochs[epoch][stop - 1]
+        assert same([next(running)], before, epochs[epoch][stop - 1 : stop])
         stopped_at = rng.choice(before.loaders).state_dict()
         assert stopped_at == {**state, "epoch": epoch, "samples_consumed": stop * GLOBAL_BATCH}
         del running
         after.go_to(stopped_at)
-        assert [step.digest for step in after.steps()] == epochs[epoch][stop:]
+        assert same(list(after.steps()), after, epochs[epoch][stop:])
 
 
 def test_the_state_of_another_seed_data_set_or_plan_is_refused_with_the_reason(
