@@ -163,8 +163,8 @@ class DaliExecutor:
                 self._pipeline.share_outputs()
                 self._pipeline.release_outputs()
                 inside.popleft()
-        except (RuntimeError, IndexError, AttributeError):  # it has failed, or Python has taken it down at its exit
-            self._pipeline = None
+        except (RuntimeError, IndexError, StopIteration, AttributeError):
+            self._pipeline = None  # it has failed, or Python has taken it down at its exit
 
     def _feed(self, job: _Job, inside: deque[_Job]) -> None:
         num_rows = len(job.plan.ids_N)

@@ -103,7 +103,8 @@ def _operations_of(plan: Plan, *, settings: GraphSettings) -> Operations:
         return Operations(np.zeros(shape, dtype=np.int8), np.zeros((*shape, NUM_PARAMETERS)))
     codes_NK = plan.operations.codes_NK
     assert codes_NK.shape[1] == settings.num_slots, (codes_NK.shape, settings)
-    assert set(np.unique(codes_NK).tolist()) <= {Operation.IDENTITY, *settings.operations}, (codes_NK, settings)
+    named = {Operation(code) for code in np.unique(codes_NK)}
+    assert named <= {Operation.IDENTITY, *settings.operations}, (named, settings)
     return plan.operations
 
 
@@ -168,7 +169,7 @@ def _contrast(images: Any, *, argument: Any, channels: int) -> Any:
 
 def _saturation(images: Any, *, argument: Any, channels: int) -> Any:
     """By a matrix: fn.saturation takes as long, and rounds with another grey."""
-    return fn.coord_transform(images, M=argument, T=_TO_FLOOR, dtype=types.UINT8)
+    return fn.coord_transform(images, MT=argument, dtype=types.UINT8)
 
 
 def _gaussian_blur(images: Any, *, argument: Any, channels: int) -> Any:
@@ -187,10 +188,11 @@ def _matrices(values_NP: _Floats, size_px: int) -> _Floats:
 
 
 def _colour_matrices(values_NP: _Floats, size_px: int) -> _Floats:
-    """Each colour blended with grey."""
+    """Each colour blended with grey; torchvision's grey is cut off, which makes it half a value less in the mean."""
     factors_N11 = values_NP[:, 0, None, None]
-    matrices: _Floats = factors_N11 * np.eye(3) + (1 - factors_N11) * np.tile(_GREY_WEIGHTS, (3, 1))
-    return matrices
+    matrices = factors_N11 * np.eye(3) + (1 - factors_N11) * np.tile(_GREY_WEIGHTS, (3, 1))
+    offsets = np.tile(_TO_FLOOR - 0.5 * (1 - factors_N11), (1, 3, 1))
+    return np.concatenate([matrices, offsets], axis=2)
 
 
 def _sigmas_and_windows(values_NP: _Floats, size_px: int) -> _Floats:
@@ -210,6 +212,6 @@ _NATIVE = {  # pipelines.operations.vocabulary.NATIVE_OPERATIONS
     Operation.AFFINE: _Native((2, 3), _matrices, _affine),
     Operation.BRIGHTNESS: _Native((), _factors, _brightness),
     Operation.CONTRAST: _Native((), _factors, _contrast),
-    Operation.SATURATION: _Native((3, 3), _colour_matrices, _saturation),
+    Operation.SATURATION: _Native((3, 4), _colour_matrices, _saturation),
     Operation.GAUSSIAN_BLUR: _Native((2,), _sigmas_and_windows, _gaussian_blur),
 }
