@@ -46,6 +46,19 @@ def _cells(recipe: str, *, seeds: int, overrides: str = "") -> list[Cell]:
     return [Cell(f"configs/{recipe}.yaml", overrides, seed) for seed in range(seeds)]
 
 
+# The course's network with BatchNorm for 15 epochs: without augmentation, with crops and flips of two kinds, and what
+# else there is on top of crops and alternating flips.
+_ALTERNATING = "--train.epochs 15 --augment.crop pad --augment.flip alternating"
+AUGMENTATIONS = {
+    "none": "--train.epochs 15",
+    "crop and flip": "--train.epochs 15 --augment.crop pad --augment.flip random",
+    "crop and alternating flip": _ALTERNATING,
+    "+ RandAugment": f'{_ALTERNATING} --augment.operations ["randaugment"]',
+    "+ cutout": f"{_ALTERNATING} --augment.cutout_px 8",
+    "+ mixup": f"{_ALTERNATING} --augment.mixup_alpha 0.2",
+    "+ CutMix": f"{_ALTERNATING} --augment.cutmix_alpha 1.0",
+}
+
 STUDIES: dict[str, list[Cell]] = {
     "digits": _cells("digits/simple_cnn", seeds=5),
     "course": [
@@ -63,6 +76,11 @@ STUDIES: dict[str, list[Cell]] = {
             ("simple_cnn_bn_dropout", "--train.epochs 30"),
             ("simple_cnn_cosine", ""),
         )
+    ],
+    "augment": [
+        Cell("configs/cifar10/simple_cnn_bn.yaml", overrides, seed)
+        for seed in range(3)
+        for overrides in AUGMENTATIONS.values()
     ],
     "best": _cells("cifar10/airbench", seeds=3),
 }

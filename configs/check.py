@@ -11,6 +11,7 @@ import math
 from typing import Any, Literal
 
 from configs.imports import is_import_path
+from configs.operations import read_operations
 from configs.schema import AugmentConfig, Config, InputSpec, ScheduleConfig
 
 DataKind = Literal["digits", "folder", "manifest", "torchvision", "own"]
@@ -70,6 +71,7 @@ _AT_LEAST: dict[str, float] = {
     "augment.mix_switch_prob": 0,
     "augment.erase_prob": 0,
     "augment.noise_std": 0,
+    "augment.cutout_px": 0,
     "input.size_px": 1,
     "optim.weight_decay": 0,
     "optim.momentum": 0,
@@ -148,6 +150,7 @@ def check_config(config: Config) -> None:
     check_input(config.input)
     _check_schedule(config.schedule, epochs=config.train.epochs)
     _check_sizes(config.augment, epochs=config.train.epochs)
+    read_operations(config.augment.operations)
     if config.augment.crop == "pad" and config.input.size_px is not None:
         check_pad(config.augment.pad_px, size_px=config.input.size_px)
     if config.augment.crop == "rrc":

@@ -113,6 +113,10 @@ class AugmentConfig:
         erase_scale: Smallest and largest part of the area that the box takes.
         erase_ratio: Smallest and largest height / width of the box.
         noise_std: Standard deviation of Gaussian noise, on the scale 0 to 1.
+        operations: What is done to pixels after crop and flip, a list such as
+            [{randaugment: {n: 2, m: 9}}, {color_jitter: {brightness: 0.4, prob: 0.8}}, equalize]; docs/augmentation.md
+            has all of them.
+        cutout_px: Side of a square that is set to the mean, its centre anywhere (DeVries and Taylor, 2017); 0 = none.
     """
 
     crop: Literal["none", "pad", "rrc"] = "none"
@@ -130,6 +134,8 @@ class AugmentConfig:
     erase_scale: tuple[float, float] = (0.02, 0.33)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
     noise_std: float = 0.0
+    operations: tuple[str | dict[str, Any], ...] = ()
+    cutout_px: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,13 @@ import numpy.typing as npt
 import torch
 
 from configs.schema import Config, InputSpec
+from pipelines.build_augment import (
+    build_augmentation,
+    build_effect_settings,
+    build_operate,
+    check_operations,
+    home_of_operations,
+)
 from pipelines.build_data import (
     Data,
     build_data,
@@ -22,9 +29,9 @@ from pipelines.build_data import (
     split_of,
     splits_of,
 )
-from pipelines.effects import Effects, EffectSettings, Erasing, Mixing, draw_effects
+from pipelines.effects import Effects, draw_effects
 from pipelines.examples import read_examples
-from pipelines.execution import Executor
+from pipelines.execution import Executor, Operate
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.resident import ResidentExecutor, Store, load_store
 from pipelines.executors.threads import ThreadsExecutor
@@ -32,7 +39,7 @@ from pipelines.geometry import carry_out_plan
 from pipelines.loader import Draw, PlannedLoader
 from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder, Weighting
 from pipelines.parallel import RowPool
-from pipelines.plan import Augmentation, Fit, Plan, plan_evaluation, plan_training
+from pipelines.plan import Fit, Plan, plan_evaluation, plan_training
 from pipelines.policy import Action, Policy
 from pipelines.sampling import expectations, sampling_weights
 from pipelines.source import Source, refuse_bad
@@ -203,7 +210,10 @@ def build_training_loader(
         ValueError: The global batch does not fit the data or the world size, or an image cannot be read.
     """
     fit, sizes_N2, seed = _fit(data.spec), data.train.sizes_N2, config.run.seed
-    augmentation, settings = _augmentation(config), _effect_settings(config)
+    check_operations(config, channels=given(data.spec.channels))
+    augmentation, settings = build_augmentation(config), build_effect_settings(config)
+    backend = choose_backend(config, data).name
+    operations_are_the_tails = home_of_operations(backend) == "tail"
     weights_N = _weights(config, data.train)
     order = TrainingOrder(
         len(data.train.labels_N),
@@ -230,11 +240,13 @@ def build_training_loader(
         )
 
     def draw(plan: Plan, share: Share, epoch: int) -> Effects:
-        return draw_effects(
+        effects = draw_effects(
             plan, copies_B=share.copies_N, positions_B=share.positions_N, settings=settings, seed=seed, epoch=epoch
         )
+        return effects._replace(operations=plan.operations if operations_are_the_tails else None)
 
-    parts = _Parts("train", data.train, order, Draw(draw_plan, draw), config.data.on_bad_sample)
+    operate = build_operate(backend) if augmentation.operations else None
+    parts = _Parts("train", data.train, order, Draw(draw_plan, draw), config.data.on_bad_sample, operate)
     windows: Windows = "drawn" if _windows_are_drawn(config, data) else "stored"
     return _join(config, data, parts, windows=windows, place=place, show_progress=show_progress)
 
@@ -290,13 +302,17 @@ def size_at(epoch: float, *, config: Config, spec: InputSpec) -> int:
 
 
 class _Parts(NamedTuple):
-    """What makes the loader of one split differ from the others."""
+    """What makes the loader of one split differ from the others.
+
+    operate: does the plan's operations in the executor; None = there are none, or the tail does them.
+    """
 
     split: str
     source: Source
     order: Order
     draw: Draw
     action: Action
+    operate: Operate | None = None
 
 
 def _check_num_known_bad(parts: _Parts, loader: PlannedLoader) -> None:
@@ -327,7 +343,13 @@ def _join(
         draw=parts.draw,
         executor=executor,
         policy=Policy(parts.source, split=parts.split, action=parts.action, seed=seed),
-        repair=functools.partial(carry_out_plan, source=parts.source, channels=channels, interpolation=interpolation),
+        repair=functools.partial(
+            carry_out_plan,
+            source=parts.source,
+            channels=channels,
+            interpolation=interpolation,
+            operate=parts.operate,
+        ),
         transfer=Transfer(place.device),
         tail=Tail(mean=given(spec.mean), std=given(spec.std), device=place.device, dtype=place.dtype, pool=pool),
         seed=seed,
@@ -357,7 +379,12 @@ def _build_executor(
         case "reference":
             num_workers = min(8, place.num_cores) if loader.num_workers is None else loader.num_workers
             return ReferenceExecutor(
-                source, channels=channels, interpolation=interpolation, num_workers=num_workers, pin_memory=on_gpu
+                source,
+                channels=channels,
+                interpolation=interpolation,
+                num_workers=num_workers,
+                pin_memory=on_gpu,
+                operate=parts.operate,
             )
         case "threads":
             return ThreadsExecutor(
@@ -367,6 +394,7 @@ def _build_executor(
                 num_threads=num_threads,
                 num_prefetched=loader.prefetch_batches,
                 pin_memory=on_gpu,
+                operate=parts.operate,
             )
         case "dali":
             from pipelines.executors.dali import DaliExecutor  # it is not installed everywhere, and takes a second
@@ -410,26 +438,6 @@ def _windows_are_drawn(config: Config, data: Data) -> bool:
     """Whether what a stored image shows, or its size, changes from epoch to epoch."""
     sizes_px = {size_px for _, size_px in config.augment.sizes_px} | {data.spec.size_px}
     return config.augment.crop == "rrc" or len(sizes_px) > 1
-
-
-def _augmentation(config: Config) -> Augmentation:
-    augment = config.augment
-    return Augmentation(
-        crop=augment.crop,
-        pad_px=augment.pad_px,
-        rrc_scale=augment.rrc_scale,
-        rrc_ratio=augment.rrc_ratio,
-        flip=augment.flip,
-    )
-
-
-def _effect_settings(config: Config) -> EffectSettings:
-    augment = config.augment
-    return EffectSettings(
-        mixing=Mixing(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_prob, augment.mix_switch_prob),
-        erasing=Erasing(augment.erase_prob, augment.erase_scale, augment.erase_ratio),
-        noise_std=augment.noise_std,
-    )
 
 
 def _fit(spec: InputSpec) -> Fit:

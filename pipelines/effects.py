@@ -1,4 +1,4 @@
-"""What the tail will do to finished images, decided beforehand like the plan: erase, noise, mix.
+"""What the tail will do to finished images, decided beforehand like the plan: noise, erase, cut out, mix.
 
 (seed, epoch, ids, positions in the epoch) -> Effects -> pipelines/tail.py carries them out
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.special import betaincinv
 
 from pipelines.counter import Stream, random_bits, random_uniform
+from pipelines.operations.vocabulary import Operations
 from pipelines.plan import Plan, draw_keys
 
 _NUM_ERASE_TRIES = 10  # as torchvision's RandomErasing
@@ -54,20 +55,30 @@ class MixPlan(NamedTuple):
 
 
 class Effects(NamedTuple):
-    """What the tail does. erase_N4: int64 (N, 4), height 0 = nothing. noise_keys_N: int64 (N,). None = not at all."""
+    """What the tail does; None = not at all.
+
+    erase_N4, cutout_N4: int64 (N, 4), height 0 = nothing. noise_keys_N: int64 (N,). operations: what the executor has
+    left to the tail.
+    """
 
     erase_N4: npt.NDArray[np.int64] | None = None
     noise_keys_N: npt.NDArray[np.int64] | None = None
     noise_std: float = 0.0
     mix: MixPlan | None = None
+    cutout_N4: npt.NDArray[np.int64] | None = None
+    operations: Operations | None = None
 
 
 class EffectSettings(NamedTuple):
-    """Which effects are drawn. noise_std: standard deviation of Gaussian noise on the scale 0 to 1."""
+    """Which effects are drawn.
+
+    noise_std: standard deviation of Gaussian noise on the scale 0 to 1. cutout_px: side of the square, 0 = none.
+    """
 
     mixing: Mixing = Mixing()
     erasing: Erasing = Erasing()
     noise_std: float = 0.0
+    cutout_px: int = 0
 
     @property
     def mixes(self) -> bool:
@@ -96,14 +107,19 @@ def draw_effects(
     """
     copies_N = np.concatenate([copies_B * plan.num_views + view for view in range(plan.num_views)])
     keys_N = draw_keys(epoch, copies_N)
-    erase_N4 = noise_keys_N = mix = None
+    erase_N4 = noise_keys_N = mix = cutout_N4 = None
     if settings.erasing.prob > 0:
         erase_N4 = _draw_boxes(plan.ids_N, keys_N, erasing=settings.erasing, seed=seed, size_px=plan.size_px)
     if settings.noise_std > 0:
         noise_keys_N = random_bits(seed, Stream.NOISE, keys_N, plan.ids_N).view(np.int64)
     if settings.mixes:
         mix = draw_mix(positions_B, mixing=settings.mixing, seed=seed, epoch=epoch, size_px=plan.size_px)
-    return Effects(erase_N4=erase_N4, noise_keys_N=noise_keys_N, noise_std=settings.noise_std, mix=mix)
+    if settings.cutout_px > 0:
+        draws = random_uniform(seed, Stream.CUTOUT, keys_N[:, None], plan.ids_N[:, None], np.arange(2))
+        cutout_N4 = _squares(draws, side_px=settings.cutout_px, size_px=plan.size_px)
+    return Effects(
+        erase_N4=erase_N4, noise_keys_N=noise_keys_N, noise_std=settings.noise_std, mix=mix, cutout_N4=cutout_N4
+    )
 
 
 def draw_mix(positions_B: npt.NDArray[np.int64], *, mixing: Mixing, seed: int, epoch: int, size_px: int) -> MixPlan:
@@ -138,6 +154,14 @@ def _cutmix_boxes(draws: npt.NDArray[np.float64], *, alpha: float, size_px: int)
     halves = np.floor(0.5 * np.sqrt(1 - _beta(draws[:, 2], alpha)) * size_px).astype(np.int64)[:, None]
     centres = np.floor(draws[:, 3:5] * size_px).astype(np.int64)
     starts, stops = np.maximum(centres - halves, 0), np.minimum(centres + halves, size_px)
+    return np.concatenate([starts, stops - starts], axis=1)
+
+
+def _squares(draws: npt.NDArray[np.float64], *, side_px: int, size_px: int) -> npt.NDArray[np.int64]:
+    """Squares with a centre in any pixel, cut off at the borders, as cutout's authors have them."""
+    starts = np.floor(draws * size_px).astype(np.int64) - side_px // 2
+    stops = np.minimum(starts + side_px, size_px)
+    starts = np.maximum(starts, 0)
     return np.concatenate([starts, stops - starts], axis=1)
 
 

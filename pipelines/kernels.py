@@ -18,7 +18,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Pixels = npt.NDArray[np.uint8]
 
 
-def _compile(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
+    """The function as machine code that leaves the GIL free; compiled at its first call, and kept on disk."""
     try:
         return cast(_Function, numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:  # no folder can be written to keep the machine code: compile at each start (1 s)
@@ -47,7 +48,7 @@ def shift_and_flip_image(image_SSC: _Pixels, down: int, right: int, flip: bool, 
     _shift_and_flip(np.ascontiguousarray(image_SSC), down, right, flip, out_SSC)
 
 
-@_compile
+@compiled
 def normalise_rows(
     values_RP: _Pixels,
     scale_P: npt.NDArray[np.float32],
@@ -61,7 +62,7 @@ def normalise_rows(
             out[p] = np.float32(values[p]) * scale_P[p] + offset_P[p]
 
 
-@_compile
+@compiled
 def _shift_and_flip_rows(
     images: _Pixels,
     rows: npt.NDArray[np.int64],
@@ -73,7 +74,7 @@ def _shift_and_flip_rows(
         _shift_and_flip(images[rows[n]], shifts[n, 0], shifts[n, 1], flips[n], out[n])
 
 
-@_compile
+@compiled
 def _shift_and_flip(image: _Pixels, down: int, right: int, flip: bool, out: _Pixels) -> None:
     size, _, channels = out.shape
     source, target = image.reshape(-1), out.reshape(-1)
@@ -89,13 +90,13 @@ def _shift_and_flip(image: _Pixels, down: int, right: int, flip: bool, out: _Pix
                 target[np.uint64(to * channels + c)] = source[np.uint64(start * channels + c)]
 
 
-@_compile
+@compiled
 def _reflect(place: int, size: int) -> int:
     place = abs(place)
     return place if place < size else 2 * (size - 1) - place
 
 
-@_compile
+@compiled
 def _copy(source: _Pixels, start: int, target: _Pixels, to: int, count: int, channels: int, flip: bool) -> None:
     """Copies `count` pixels from `start` to the pixels from `to` on, in reverse if `flip`.
 

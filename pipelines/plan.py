@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.counter import Stream, random_bits, random_uniform
+from pipelines.operations.drawing import Step, draw_operations
 from pipelines.operations.vocabulary import Operations
 
 PLAN_VERSION = 1  # a change of any number drawn here or in order.py raises it: old positions are refused then
@@ -51,13 +52,17 @@ class Fit(NamedTuple):
 
 
 class Augmentation(NamedTuple):
-    """How training geometry is drawn; the fields are those of configs.schema.AugmentConfig."""
+    """How training images are drawn; the fields are those of configs.schema.AugmentConfig.
+
+    operations: the steps that draw what is done to pixels.
+    """
 
     crop: Literal["none", "pad", "rrc"] = "none"
     pad_px: int = 0
     rrc_scale: tuple[float, float] = (0.08, 1.0)
     rrc_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: Literal["none", "random", "alternating"] = "none"
+    operations: tuple[Step, ...] = ()
 
 
 def plan_evaluation(ids_N: npt.NDArray[np.int64], *, sizes_N2: npt.NDArray[np.int32], fit: Fit, size_px: int) -> Plan:
@@ -117,6 +122,11 @@ def plan_training(
         keys_N = draw_keys(epoch, copies_N)
         draws = random_uniform(seed, Stream.SHIFT, keys_N[:, None], ids_N[:, None], np.arange(2))
         plan = plan._replace(shifts_N2=np.floor(draws * span).astype(np.int64) - augmentation.pad_px)
+    if augmentation.operations:
+        keys_N = draw_keys(epoch, copies_N)
+        plan = plan._replace(
+            operations=draw_operations(augmentation.operations, ids_N=ids_N, keys_N=keys_N, seed=seed, size_px=size_px)
+        )
     return plan
 
 

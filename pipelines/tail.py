@@ -1,6 +1,6 @@
 """The last step, on the device: images in bytes -> what the network sees.
 
-uint8 (N, H, W, C) -> noise -> normalise -> erase -> mix -> float (N, C, H, W), channels_last
+uint8 (N, H, W, C) -> operations -> noise -> normalise -> erase, cut out -> mix -> float (N, C, H, W), channels_last
 
 Legend of shape letters: N rows (samples times views), B samples, H height, W width, C channels.
 """
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from pipelines.effects import Effects, MixPlan
 from pipelines.kernels import normalise_rows
+from pipelines.operations.vocabulary import Operations
 from pipelines.parallel import RowPool
 
 _NOISE_ROWS = 16  # images whose noise is made at once: it takes 8 bytes a value, several times over
+_BYTES_PER_OPERATED = 8  # an operation takes about as long as copying so many bytes for each byte
 _GOLDEN, _MULTIPLIER_1, _MULTIPLIER_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # counter.py's
 
 
@@ -53,6 +55,8 @@ class Tail:
 
     def __call__(self, images_NHWC: Tensor, effects: Effects, *, num_views: int = 1) -> tuple[Tensor, ...]:
         """One float (B, C, H, W) per view, channels_last, on the device; from uint8 (N, H, W, C), 0..255, on it."""
+        if effects.operations is not None:
+            images_NHWC = self._operate(images_NHWC, effects.operations)
         if effects.noise_keys_N is not None:
             keys_N = self._on_device(effects.noise_keys_N)
             images = self._normalise(add_noise(images_NHWC, keys_N=keys_N, std=effects.noise_std).to(self._dtype))
@@ -60,13 +64,31 @@ class Tail:
             images = self._normalise_by_kernel(images_NHWC)
         else:
             images = self._normalise(images_NHWC.to(self._dtype))
-        if effects.erase_N4 is not None:
-            erased_NHW = box_masks(self._on_device(effects.erase_N4), size_px=images.shape[1])
-            images.masked_fill_(erased_NHW[..., None], 0.0)  # after normalising, 0 is the mean
+        for boxes_N4 in (effects.erase_N4, effects.cutout_N4):
+            if boxes_N4 is not None:
+                erased_NHW = box_masks(self._on_device(boxes_N4), size_px=images.shape[1])
+                images.masked_fill_(erased_NHW[..., None], 0.0)  # after normalising, 0 is the mean
         views = images.chunk(num_views)
         if effects.mix is not None:
             views = tuple(self._mix(view, effects.mix) for view in views)
         return tuple(view.permute(0, 3, 1, 2) for view in views)
+
+    def _operate(self, images_NHWC: Tensor, operations: Operations) -> Tensor:
+        """The operations, on new memory: by kernels on the CPU, by batched torch elsewhere."""
+        if self._device.type != "cpu":
+            from pipelines.operations.batched import operate_batch
+
+            return operate_batch(images_NHWC, operations)
+        from pipelines.operations.kernels import operate_rows  # compiled, or read from disk, where they are needed
+
+        images = images_NHWC.clone(memory_format=torch.contiguous_format)
+        values = images.numpy()
+
+        def operate(start: int, stop: int) -> None:
+            operate_rows(values[start:stop], operations.rows(slice(start, stop)))
+
+        self._pool.run(operate, num_rows=len(values), bytes_per_row=_BYTES_PER_OPERATED * values[0].size)
+        return images
 
     def _normalise(self, images_NHWC: Tensor) -> Tensor:
         return torch.addcmul(self._offset_C, images_NHWC, self._scale_C)

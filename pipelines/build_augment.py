@@ -1,0 +1,79 @@
+"""Configuration -> what is drawn for training images, and who carries the operations out."""
+
+import dataclasses
+from typing import Literal
+
+from configs.operations import read_operations
+from configs.schema import Config
+from pipelines.effects import EffectSettings, Erasing, Mixing
+from pipelines.execution import Operate
+from pipelines.operations.drawing import Step, operations_of
+from pipelines.operations.vocabulary import Operation
+from pipelines.plan import Augmentation
+
+Home = Literal["executor", "tail"]
+
+
+def build_augmentation(config: Config) -> Augmentation:
+    """What the plan draws."""
+    augment = config.augment
+    return Augmentation(
+        crop=augment.crop,
+        pad_px=augment.pad_px,
+        rrc_scale=augment.rrc_scale,
+        rrc_ratio=augment.rrc_ratio,
+        flip=augment.flip,
+        operations=build_steps(config),
+    )
+
+
+def build_steps(config: Config) -> tuple[Step, ...]:
+    """The steps of augment.operations."""
+    return tuple(
+        Step(name, {field.name: getattr(step, field.name) for field in dataclasses.fields(step)})
+        for name, step in read_operations(config.augment.operations)
+    )
+
+
+def build_effect_settings(config: Config) -> EffectSettings:
+    """What the tail does, as it is drawn."""
+    augment = config.augment
+    return EffectSettings(
+        mixing=Mixing(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_prob, augment.mix_switch_prob),
+        erasing=Erasing(augment.erase_prob, augment.erase_scale, augment.erase_ratio),
+        noise_std=augment.noise_std,
+        cutout_px=augment.cutout_px,
+    )
+
+
+def home_of_operations(backend: str) -> Home:
+    """Who carries the plan's operations out: the executor itself, or the tail behind it. All of them, never some."""
+    return "executor" if backend in ("threads", "reference") else "tail"
+
+
+def build_operate(backend: str) -> Operate | None:
+    """What the executor carries operations out with; None = it leaves them to the tail."""
+    match backend:
+        case "reference":
+            from pipelines.operations import reference
+
+            return reference.operate
+        case "threads":
+            from pipelines.operations import kernels  # numba compiles them, or reads them from disk: a second
+
+            return kernels.operate
+        case _:
+            return None
+
+
+def check_operations(config: Config, *, channels: int) -> None:
+    """Checks the operations against the images.
+
+    Raises:
+        ValueError: A shift of three colours for grey images.
+    """
+    if channels == 1 and Operation.RGB_SHIFT in operations_of(build_steps(config)):
+        raise ValueError(
+            "augment.operations has rgb_shift, which needs three channels, but the images are grey (input.channels=1); "
+            "use brightness, or --input.channels 3."
+        )
