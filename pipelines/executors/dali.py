@@ -1,7 +1,7 @@
 """NVIDIA DALI carries plans out: one graph, on the CPU here and on a GPU where there is one.
 
-plan -> threads: read files -> external_source(bytes, window, size, flip) -> decode the window -> resize -> flip
-                                                                        -> (shift, batched torch) -> zero-copy to torch
+plan -> threads: read files -> external_source(bytes, window, size, flip) -> the graph of dali_graph.py
+                                                     -> (shift and flip, where the plan shifts) -> zero-copy to torch
 
 What DALI's decoder does not take as the others do (everything but upright JPEG) is decoded here and handed to it as
 uncompressed PNM. DALI itself passes JPEGs with flipped bits without a word: whoever builds this executor has the images
@@ -19,22 +19,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from nvidia.dali import fn, pipeline_def, types
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from pipelines.decode import encode_pnm
-from pipelines.execution import Carried
+from pipelines.execution import Carried, Operate
+from pipelines.executors.dali_graph import GraphSettings, build_pipeline, inputs_of
 from pipelines.geometry import carry_out_plan, shift_and_flip
 from pipelines.kernels import shift_and_flip_rows
+from pipelines.operations.vocabulary import NATIVE_OPERATIONS, Operation
 from pipelines.plan import Plan
 from pipelines.scratch import Arena
 from pipelines.source import Source
 
-_INTERPOLATIONS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 _DEPTH = 2  # batches within DALI: one that it works on, one that is handed out
 _CHUNK = 16  # files per reading task
 _PLACEHOLDER = np.frombuffer(encode_pnm(np.zeros((1, 1, 1), dtype=np.uint8)), dtype=np.uint8)
+_ONE_PIXEL = Plan(np.zeros(1, np.int64), np.array([[0, 0, 1, 1]]), np.zeros((1, 2), np.int64), np.zeros(1, np.bool_), 1)
 _FAILED_SAMPLE = re.compile(r"sample #(\d+)")
 
 _Encoded = npt.NDArray[np.uint8]
@@ -65,6 +66,9 @@ class DaliExecutor:
         device: cpu or cuda; where decoding and resizing happen, and where images lie.
         num_threads: DALI's CPU threads, and as many that read files.
         num_prefetched: Batches whose files are read ahead.
+        operations: Those that the graph carries out, of NATIVE_OPERATIONS: all that a plan can name, or none.
+        num_slots: How many of them, one after the other, a plan has in each row.
+        operate: Does the same to an image of a batch that DALI failed on; there, and only there, with `operations`.
     """
 
     def __init__(
@@ -76,10 +80,17 @@ class DaliExecutor:
         device: torch.device,
         num_threads: int,
         num_prefetched: int,
+        operations: frozenset[Operation] = frozenset(),
+        num_slots: int = 0,
+        operate: Operate | None = None,
     ) -> None:
+        assert operations <= NATIVE_OPERATIONS, operations
+        assert bool(operations) == bool(num_slots) == (operate is not None), (operations, num_slots, operate)
         self._source = source
         self._channels = channels
         self._interpolation = interpolation
+        self._settings = GraphSettings(channels, interpolation, operations, num_slots)
+        self._operate = operate
         self._device = device
         self._num_threads = num_threads
         self._num_prefetched = num_prefetched
@@ -130,7 +141,11 @@ class DaliExecutor:
             inside.popleft()
             self._rebuild(self._most_rows, inside)
             carried = carry_out_plan(
-                plan, source=self._source, channels=self._channels, interpolation=self._interpolation
+                plan,
+                source=self._source,
+                channels=self._channels,
+                interpolation=self._interpolation,
+                operate=self._operate,
             )
             yield carried._replace(images_NHWC=carried.images_NHWC.to(self._device))
             return
@@ -148,8 +163,8 @@ class DaliExecutor:
                 self._pipeline.share_outputs()
                 self._pipeline.release_outputs()
                 inside.popleft()
-        except (RuntimeError, IndexError, AttributeError):  # it has failed, or Python has taken it down at its exit
-            self._pipeline = None
+        except (RuntimeError, IndexError, StopIteration, AttributeError):
+            self._pipeline = None  # it has failed, or Python has taken it down at its exit
 
     def _feed(self, job: _Job, inside: deque[_Job]) -> None:
         num_rows = len(job.plan.ids_N)
@@ -160,48 +175,38 @@ class DaliExecutor:
 
     def _give(self, job: _Job) -> None:
         plan = job.plan
-        windows_N4 = plan.windows_N4.astype(np.int32)
+        windows_N4 = plan.windows_N4.copy()
         windows_N4[[row for chunk in job.chunks for row in chunk.result().bad]] = (0, 0, 1, 1)
-        flips_N = np.zeros_like(plan.flips_N) if _is_shifted(plan) else plan.flips_N
-        inputs = {
-            "start": windows_N4[:, :2],
-            "shape": windows_N4[:, 2:],
-            "size": np.full((len(plan.ids_N), 2), plan.size_px),
-            "flip": flips_N,
-        }
-        self._feed_inputs([each for chunk in job.chunks for each in chunk.result().encoded], inputs)
+        plan = plan._replace(windows_N4=windows_N4)
+        if _is_shifted(plan):
+            assert not self._settings.operations, "operations come after the shift, and the graph does not shift"
+            plan = plan._replace(flips_N=np.zeros_like(plan.flips_N))
+        self._feed_inputs([each for chunk in job.chunks for each in chunk.result().encoded], plan)
         self._pipeline.schedule_run()
 
-    def _feed_inputs(self, encoded: list[_Encoded], inputs: dict[str, npt.NDArray[Any]]) -> None:
+    def _feed_inputs(self, encoded: list[_Encoded], plan: Plan) -> None:
         self._pipeline.feed_input("encoded", encoded)
-        for name, values in inputs.items():
-            dtype = np.float32 if name == "size" else np.int32
-            self._pipeline.feed_input(name, np.ascontiguousarray(values, dtype=dtype))
+        for name, values in inputs_of(plan, settings=self._settings).items():
+            self._pipeline.feed_input(name, values)
 
     def _rebuild(self, num_rows: int, inside: deque[_Job]) -> None:
         """A new pipeline, which is given again what the one before it had not handed out."""
         self._most_rows = num_rows
-        on_gpu = self._device.type == "cuda"
-        self._pipeline = _graph(
-            channels=self._channels,
-            interpolation=self._interpolation,
-            on_gpu=on_gpu,
+        self._pipeline = build_pipeline(
+            self._settings,
+            device=self._device,
             batch_size=num_rows,
             num_threads=self._num_threads,
-            device_id=(self._device.index or 0) if on_gpu else None,
-            prefetch_queue_depth=_DEPTH,
+            depth=_DEPTH,
         )
-        self._pipeline.build()
         self._prime()
         for job in inside:
             self._give(job)
 
     def _prime(self) -> None:
         """The first call of `schedule_run` runs as many batches as the pipeline is deep: let these be empty ones."""
-        pixel = np.ones((1, 2))
-        inputs = {"start": 0 * pixel, "shape": pixel, "size": pixel, "flip": np.zeros(1)}
         for _ in range(_DEPTH):
-            self._feed_inputs([_PLACEHOLDER], inputs)
+            self._feed_inputs([_PLACEHOLDER], _ONE_PIXEL)
         self._pipeline.schedule_run()
         for _ in range(_DEPTH):
             self._pipeline.share_outputs()
@@ -265,24 +270,3 @@ def _shift_and_flip(images: Tensor, plan: Plan) -> Tensor:
     arrays = (rows_N, plan.shifts_N2, plan.flips_N)
     rows, shifts_N2, flips_N = (torch.from_numpy(array).to(images.device) for array in arrays)
     return shift_and_flip(images, rows_N=rows, shifts_N2=shifts_N2, flips_N=flips_N)
-
-
-@pipeline_def  # type: ignore[untyped-decorator]  # DALI has no types
-def _graph(*, channels: int, interpolation: str, on_gpu: bool) -> Any:
-    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
-    start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
-    shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
-    size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
-    flip = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
-    images = fn.decoders.image_slice(
-        encoded,
-        start=start,
-        shape=shape,
-        axes=[0, 1],
-        device="mixed" if on_gpu else "cpu",
-        output_type=types.GRAY if channels == 1 else types.RGB,
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=True,  # as libjpeg does; the GPU's default is not
-    )
-    images = fn.resize(images, size=size, interp_type=_INTERPOLATIONS[interpolation], antialias=True)
-    return fn.flip(images, horizontal=flip)

@@ -70,6 +70,19 @@ PARAMETER_NAMES: dict[Operation, tuple[str, ...]] = {
     Operation.SHARPNESS: ("factor",),
 }
 
+# Those that DALI has with torchvision's meaning (pipelines/executors/dali_graph.py). Its graph may do a recipe's
+# operations if all are among these and no window is shifted (augment.crop=pad): they come after the shift, which DALI
+# does not have.
+NATIVE_OPERATIONS = frozenset(
+    {
+        Operation.AFFINE,
+        Operation.BRIGHTNESS,
+        Operation.CONTRAST,
+        Operation.SATURATION,
+        Operation.GAUSSIAN_BLUR,
+    }
+)
+
 
 class Operations(NamedTuple):
     """The operations of N rows, K each, carried out from the first to the last.

@@ -11,6 +11,8 @@ from PIL import Image
 
 from pipelines.effects import EffectSettings, Erasing, Mixing, draw_effects
 from pipelines.executors.resident import ResidentExecutor, load_store
+from pipelines.operations import reference
+from pipelines.operations.vocabulary import NATIVE_OPERATIONS, Operation, Operations
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
 from pipelines.source import Source
@@ -76,6 +78,37 @@ def test_dali_on_the_gpu_is_near_the_reference(source: Source) -> None:
     plans = draw_plans(source, Augmentation(crop="rrc", flip="random"), size_px=64)
     for one, two in zip(reference.run(iter(plans)), dali.run(iter(plans)), strict=True):
         assert not two.bad
+        assert two.images_NHWC.device.type == "cuda"
+        assert (one.images_NHWC.int() - two.images_NHWC.cpu().int()).abs().float().mean() < 2
+
+
+@pytest.mark.skipif(not DALI_IS_EXPECTED, reason="no builds of DALI for this system")
+@pytest.mark.parametrize("operation", sorted(NATIVE_OPERATIONS))
+def test_the_operations_of_dali_on_the_gpu_are_those_of_the_cpu(source: Source, operation: Operation) -> None:
+    from pipelines.executors.dali import DaliExecutor
+
+    values = {Operation.AFFINE: [20, 4, -6, 1.1, 5, -5], Operation.GAUSSIAN_BLUR: [1.5, 0, 0, 0, 0, 0]}
+    codes_NK, values_NKP = np.zeros((8, 2), dtype=np.int8), np.zeros((8, 2, 6))
+    codes_NK[::2, 1], values_NKP[::2, 1] = operation, values.get(operation, [1.4, 0, 0, 0, 0, 0])
+    plans = [
+        plan._replace(operations=Operations(codes_NK, values_NKP))
+        for plan in draw_plans(source, Augmentation(crop="rrc", flip="random"), size_px=64)
+    ]
+    on_cpu, on_gpu = (
+        DaliExecutor(
+            source,
+            channels=3,
+            interpolation="bilinear",
+            device=device,
+            num_threads=2,
+            num_prefetched=2,
+            operations=NATIVE_OPERATIONS,
+            num_slots=2,
+            operate=reference.operate,
+        )
+        for device in (torch.device("cpu"), CUDA)
+    )
+    for one, two in zip(on_cpu.run(iter(plans)), on_gpu.run(iter(plans)), strict=True):
         assert two.images_NHWC.device.type == "cuda"
         assert (one.images_NHWC.int() - two.images_NHWC.cpu().int()).abs().float().mean() < 2
 
