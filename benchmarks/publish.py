@@ -320,19 +320,20 @@ def operations_page(rows: _Rows) -> str:
         lines.append(f"| {title} | {row['parameters']} | {limit} | {' | '.join(cells)} |")
     lines += ["", "Measured:", ""]
     lines += [
-        f"- {WAYS[way]}: on {row['device']}, {row['images']} images, {row['date']}, {shorten(row['commit'])}, "
-        f"{row['versions']}"
+        f"- {WAYS[way]}: {row['images']} images, by code that ran on {row['device']}, {row['date']}, "
+        f"{shorten(row['commit'])}, {row['versions']}"
         for way, row in ways.items()
     ]
     return "\n".join(lines) + "\n"
 
 
 def _cell(row: dict[str, str] | None, *, is_measured: bool) -> str:
-    """`0.013 (0.2)`: mean and worst image; of a way that lacks the operation, or was not measured, words."""
+    """`0.013 (0.200)`: mean and worst image; of a way that lacks the operation, or was not measured, words."""
     if row is None:
         return "not offered" if is_measured else "not measured yet"
     mean, worst = float(row["mean_of_255"]), float(row["worst_image_of_255"])
-    return "0" if worst == 0 else f"{mean:.5f} ({worst:.4f})"
+    figures = ("< 0.001" if value < 0.001 else f"{value:.3f}" for value in (mean, worst))
+    return "0" if worst == 0 else "{} ({})".format(*figures)
 
 
 def shorten(commit: str) -> str:

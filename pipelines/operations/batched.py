@@ -3,8 +3,9 @@
 slot 0 -> slot 1 -> ... -> slot K-1; within a slot, for each operation: gather its rows -> one batch -> put them back
 
 Which rows ask for what is known on the host, so that nothing here waits for the device. Their meaning is that of
-reference.py (torchvision v2): operations on points, saturation and sharpness give the same bytes, for they calculate in
-float32 and in the same order; affine, hue and blur differ by 1 of 255 in few pixels.
+reference.py (torchvision v2): on a CPU, operations on points, saturation and sharpness give the same bytes, for they
+calculate in float32 and in the same order; affine, hue and blur differ by 1 of 255 in few pixels. (On a GPU nothing has
+been measured yet.)
 
 Legend of shape letters: N rows of a plan, R of them with the same operation, K operations per row, P = 6 parameters,
 S height and width, C channels (1 or 3), T = 256 entries of a table, W weights of a blur.
