@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.recipes import RESULTS, code_commit
 from pipelines.execution import Operate
-from pipelines.operations import reference
+from pipelines.operations import kernels, reference
 from pipelines.operations.batched import operate_batch
 from pipelines.operations.vocabulary import NUM_PARAMETERS, PARAMETER_NAMES, Operation, Operations
 from pipelines.plan import Plan
@@ -103,6 +103,7 @@ def build_ways() -> dict[str, Way]:
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     return {
         "reference": Way(functools.partial(row_by_row, operate=reference.operate)),
+        "kernels": Way(functools.partial(row_by_row, operate=kernels.operate)),
         "batched": Way(
             lambda images, operations: operate_batch(torch.from_numpy(images).to(device), operations).cpu().numpy(),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
