@@ -4,13 +4,14 @@
 #   make lint    format, lint, types, import contracts, figures in texts
 #   make setup   only makes .venv and installs
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
+#   make operations DATA=DIR   measures on a folder of photographs how near executors are to torchvision (minutes)
 PYTHON ?= python3
 ARGS ?=
 STUDY ?= digits
 DATA ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint recipes tables
+.PHONY: setup train test lint recipes operations tables
 
 setup: .venv/installed
 
@@ -35,6 +36,9 @@ lint: setup
 
 recipes: setup
 	$(BIN)/python -m benchmarks.recipes $(STUDY) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+operations: setup
+	$(BIN)/python -m benchmarks.operations --images $(DATA) $(ARGS)
 
 tables: setup
 	$(BIN)/python -m benchmarks.publish

@@ -3,6 +3,7 @@
 benchmarks/results/recipes.csv       -> docs/recipes.md, the figure in each recipe's header, and the blocks of README.md
 benchmarks/results/recipe_epochs.csv    and docs/course.md between <!-- NAME: made by `make tables` --> and <!-- end -->
                                      -> docs/figures/*.png
+benchmarks/results/operations.csv    -> docs/operations.md
 
 CI runs it with --check, which changes nothing and fails if a text is not what the rows say.
 """
@@ -30,6 +31,13 @@ _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 _NOT_MEASURED = "# Not measured yet."
 _Rows = list[dict[str, str]]
 _Arm = tuple[str, str]  # recipe, overrides
+# Who does operations, in the order of the columns: the names of benchmarks/operations.py -> what people know them by.
+WAYS = {
+    "reference": "`reference` (torchvision)",
+    "kernels": "`threads`, and the tail on a CPU",
+    "batched": "the tail on a GPU",
+    "dali": "`dali` itself",
+}
 _WITHOUT: _Arm = ("configs/cifar10/simple_cnn_bn_dropout.yaml", "--train.epochs 30")
 _CONSTANT: _Arm = ("configs/cifar10/simple_cnn_cosine.yaml", "--schedule.name constant")
 _COSINE: _Arm = ("configs/cifar10/simple_cnn_cosine.yaml", "")
@@ -122,7 +130,7 @@ def main() -> None:
     if options.check:
         if stale:
             names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
-            sys.exit(f"not what benchmarks/results/recipes.csv says: {names}; run `make tables` and commit the result.")
+            sys.exit(f"not what benchmarks/results/*.csv say: {names}; run `make tables` and commit the result.")
         return
     for path in stale:
         path.write_text(texts()[path])
@@ -131,7 +139,7 @@ def main() -> None:
 
 
 def texts() -> dict[Path, str]:
-    """Every text that holds measured figures of recipes, as it should be."""
+    """Every text that holds measured figures of recipes or operations, as it should be."""
     groups = load_groups()
     epochs = read_csv(RESULTS / "recipe_epochs.csv")
     blocks: dict[str, Callable[[], str]] = {
@@ -141,7 +149,10 @@ def texts() -> dict[Path, str]:
         "length": lambda: length_block(epochs),
         **{f"picture_{name}": functools.partial(picture_block, epochs, name) for name in COMPARISONS},
     }
-    written = {ROOT / "docs" / "recipes.md": recipes_page(groups)}
+    written = {
+        ROOT / "docs" / "recipes.md": recipes_page(groups),
+        ROOT / "docs" / "operations.md": operations_page(read_csv(RESULTS / "operations.csv")),
+    }
     for path in (ROOT / "README.md", ROOT / "docs" / "course.md"):
         written[path] = _BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], path.read_text())
     measured = {group.recipe: group for group in groups if not group.overrides}
@@ -279,6 +290,50 @@ def recipes_page(groups: list[Group]) -> str:
             f"torch {row['torch']}, {shorten(row['commit'])} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def operations_page(rows: _Rows) -> str:
+    """docs/operations.md: a line for each operation, a column for each way of doing it."""
+    lines = [
+        "# Operations on pixels, and how near each way of doing them is to torchvision",
+        "",
+        "Made by `make tables` from `benchmarks/results/operations.csv`, which `make operations DATA=DIR` measures on",
+        "photographs. What an operation means is what torchvision v2 does to a uint8 tensor; a figure is the mean",
+        "difference from that, of 255, over all images, and in parentheses that of the worst image; 0: the same bytes.",
+        "Parameters are drawn uniformly; for affine, a sixth of the images each is only turned, moved, scaled, sheared",
+        "along x, sheared along y, and all at once. A test holds every figure to its limit.",
+        "",
+    ]
+    operations = {row["operation"]: row for row in rows}
+    if not operations:
+        return "\n".join([*lines, "Not measured yet."]) + "\n"
+    lines += [
+        f"| operation | parameters | limit | {' | '.join(WAYS.values())} |",
+        f"| --- | --- | ---: |{' ---: |' * len(WAYS)}",
+    ]
+    measured = {(row["operation"], row["executor"]): row for row in rows}
+    ways = {row["executor"]: row for row in rows}
+    for name, row in operations.items():
+        cells = [_cell(measured.get((name, way)), is_measured=way in ways) for way in WAYS]
+        title = name.lower().replace("_", " ")
+        limit = f"{float(row['limit_of_255']):g}"
+        lines.append(f"| {title} | {row['parameters']} | {limit} | {' | '.join(cells)} |")
+    lines += ["", "Measured:", ""]
+    lines += [
+        f"- {WAYS[way]}: {row['images']} images, by code that ran on {row['device']}, {row['date']}, "
+        f"{shorten(row['commit'])}, {row['versions']}"
+        for way, row in ways.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, str] | None, *, is_measured: bool) -> str:
+    """`0.013 (0.200)`: mean and worst image; of a way that lacks the operation, or was not measured, words."""
+    if row is None:
+        return "not offered" if is_measured else "not measured yet"
+    mean, worst = float(row["mean_of_255"]), float(row["worst_image_of_255"])
+    figures = ("< 0.001" if value < 0.001 else f"{value:.3f}" for value in (mean, worst))
+    return "0" if worst == 0 else "{} ({})".format(*figures)
 
 
 def shorten(commit: str) -> str:

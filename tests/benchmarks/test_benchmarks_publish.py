@@ -133,4 +133,31 @@ def test_a_recipes_header_has_no_figure_but_the_measured_one() -> None:
 
 def test_all_texts_are_there_and_hold_the_blocks() -> None:
     names = {str(path.relative_to(publish.ROOT)) for path in publish.texts()}
-    assert names == {"README.md", "docs/recipes.md", "docs/course.md", *publish.all_recipes()}
+    pages = {"docs/recipes.md", "docs/course.md", "docs/operations.md"}
+    assert names == {"README.md", *pages, *publish.all_recipes()}
+
+
+def test_the_page_of_operations_has_a_line_for_each_and_a_column_for_each_way() -> None:
+    def row(operation: str, executor: str, mean: float, worst: float) -> dict[str, str]:
+        return {"operation": operation, "parameters": "factor 0 to 2", "executor": executor, "device": "CPU",
+                "images": "250", "mean_of_255": str(mean), "worst_image_of_255": str(worst), "limit_of_255": "2.0",
+                "date": "2026-11-26", "commit": "0123abcd" * 5, "versions": "torch 2.14"}  # fmt: skip
+
+    rows = [
+        row("RGB_SHIFT", "reference", 0.0, 0.0),
+        row("RGB_SHIFT", "kernels", 0.25, 1.5),
+        row("HUE", "kernels", 0, 0.1),
+    ]
+    lines = publish.operations_page(rows).splitlines()
+    heads = [*publish.WAYS.values()]
+    table = lines.index(f"| operation | parameters | limit | {' | '.join(heads)} |")
+    assert len(heads) == 4
+    assert lines[table + 2 : table + 5] == [
+        "| rgb shift | factor 0 to 2 | 2 | 0 | 0.250 (1.500) | not measured yet | not measured yet |",
+        "| hue | factor 0 to 2 | 2 | not offered | < 0.001 (0.100) | not measured yet | not measured yet |",
+        "",
+    ]
+    assert lines[-2:] == [
+        f"- {head}: 250 images, by code that ran on CPU, 2026-11-26, 0123abcd, torch 2.14" for head in heads[:2]
+    ]
+    assert publish.operations_page([]).endswith("Not measured yet.\n")
