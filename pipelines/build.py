@@ -16,6 +16,7 @@ from pipelines.build_augment import (
     build_augmentation,
     build_effect_settings,
     build_operate,
+    build_steps,
     check_operations,
     home_of_operations,
 )
@@ -37,6 +38,7 @@ from pipelines.executors.resident import ResidentExecutor, Store, load_store
 from pipelines.executors.threads import ThreadsExecutor
 from pipelines.geometry import carry_out_plan
 from pipelines.loader import Draw, PlannedLoader
+from pipelines.operations.drawing import num_slots, operations_of
 from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder, Weighting
 from pipelines.parallel import RowPool
 from pipelines.plan import Fit, Plan, plan_evaluation, plan_training
@@ -213,7 +215,7 @@ def build_training_loader(
     check_operations(config, channels=given(data.spec.channels))
     augmentation, settings = build_augmentation(config), build_effect_settings(config)
     backend = choose_backend(config, data).name
-    operations_are_the_tails = home_of_operations(backend) == "tail"
+    home = home_of_operations(config, backend=backend, on_gpu=place.device.type == "cuda")
     weights_N = _weights(config, data.train)
     order = TrainingOrder(
         len(data.train.labels_N),
@@ -243,9 +245,9 @@ def build_training_loader(
         effects = draw_effects(
             plan, copies_B=share.copies_N, positions_B=share.positions_N, settings=settings, seed=seed, epoch=epoch
         )
-        return effects._replace(operations=plan.operations if operations_are_the_tails else None)
+        return effects._replace(operations=plan.operations if home == "tail" else None)
 
-    operate = build_operate(backend) if augmentation.operations else None
+    operate = build_operate(backend) if augmentation.operations and home == "executor" else None
     parts = _Parts("train", data.train, order, Draw(draw_plan, draw), config.data.on_bad_sample, operate)
     windows: Windows = "drawn" if _windows_are_drawn(config, data) else "stored"
     return _join(config, data, parts, windows=windows, place=place, show_progress=show_progress)
@@ -399,6 +401,7 @@ def _build_executor(
         case "dali":
             from pipelines.executors.dali import DaliExecutor  # it is not installed everywhere, and takes a second
 
+            steps = build_steps(config) if parts.operate is not None else ()
             return DaliExecutor(
                 source,
                 channels=channels,
@@ -406,6 +409,9 @@ def _build_executor(
                 device=place.device,
                 num_threads=num_threads,
                 num_prefetched=loader.prefetch_batches,
+                operations=operations_of(steps),
+                num_slots=num_slots(steps),
+                operate=parts.operate,
             )
         case _:
             store = _load_store(config, data, parts, windows=windows, show_progress=show_progress)

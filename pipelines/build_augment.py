@@ -8,7 +8,7 @@ from configs.schema import Config
 from pipelines.effects import EffectSettings, Erasing, Mixing
 from pipelines.execution import Operate
 from pipelines.operations.drawing import Step, operations_of
-from pipelines.operations.vocabulary import Operation
+from pipelines.operations.vocabulary import NATIVE_OPERATIONS, Operation
 from pipelines.plan import Augmentation
 
 Home = Literal["executor", "tail"]
@@ -46,24 +46,27 @@ def build_effect_settings(config: Config) -> EffectSettings:
     )
 
 
-def home_of_operations(backend: str) -> Home:
-    """Who carries the plan's operations out: the executor itself, or the tail behind it. All of them, never some."""
+def home_of_operations(config: Config, *, backend: str, on_gpu: bool) -> Home:
+    """Who carries the plan's operations out: the executor itself, or the tail behind it. All of them, never some.
+
+    DALI does what it has, on a GPU and where nothing is left to be shifted behind it. On a CPU the tail's kernels take
+    a tenth of its time: colour jitter 0.12 ms an image of 224 px against 1.2 (Intel Xeon, DALI 2.4.0, 2026-11-26).
+    """
+    if backend == "dali":
+        is_native = on_gpu and config.augment.crop != "pad" and operations_of(build_steps(config)) <= NATIVE_OPERATIONS
+        return "executor" if is_native else "tail"
     return "executor" if backend in ("threads", "reference") else "tail"
 
 
-def build_operate(backend: str) -> Operate | None:
-    """What the executor carries operations out with; None = it leaves them to the tail."""
-    match backend:
-        case "reference":
-            from pipelines.operations import reference
+def build_operate(backend: str) -> Operate:
+    """What does operations to one image: in the executor, and wherever it needs an image mended."""
+    if backend in ("reference", "dali"):
+        from pipelines.operations import reference
 
-            return reference.operate
-        case "threads":
-            from pipelines.operations import kernels  # numba compiles them, or reads them from disk: a second
+        return reference.operate
+    from pipelines.operations import kernels  # numba compiles them, or reads them from disk: a second
 
-            return kernels.operate
-        case _:
-            return None
+    return kernels.operate
 
 
 def check_operations(config: Config, *, channels: int) -> None:

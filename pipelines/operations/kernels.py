@@ -4,9 +4,10 @@ image (S, S, C), in place: slot 0 -> slot 1 -> ... -> slot K-1, each by a table 
 operations), pixel by pixel (colour), or from a copy (affine, blur, sharpness)
 
 Their meaning is that of reference.py (torchvision v2), from which they differ by at most 1 of 255 in few pixels.
-Microseconds per image of 224 x 224 x 3, here and by torchvision's tensors: affine 215 and 490, a table 32 and 100,
-saturation 30 and 200, sharpness 82 and 2,400, hue 84 and 2,100 (one core of an Intel Xeon, numba 0.68.1, torchvision
-0.29.2, 2026-11-26). OpenCV and albumentations took 256, 35, 52, 114 and 165.
+Microseconds per image of 224 x 224 x 3, here and by torchvision's tensors: affine 260 and 490, a table 31 and 100,
+saturation 55 and 200, sharpness 87 and 2,400, hue 86 and 2,100, blur 350 and 7,900 (one core of an Intel Xeon, numba
+0.68.1, torchvision 0.29.2, 2026-11-26). OpenCV and albumentations took 256, 35, 52, 114, 165 and 720, with pixels that
+differ more.
 
 Legend of shape letters: N rows, S height and width, C channels, K operations, P = 6 parameters.
 """
@@ -220,14 +221,20 @@ def _saturation(image: _Pixels, factor: float) -> None:
     if image.shape[2] != 3:
         return
     flat = image.reshape(-1)
-    own, rest = np.float32(factor), np.float32(1 - factor)
+    own, rest = np.float32(factor), np.float64(np.float32(1 - factor))
     for pixel in range(len(flat) // 3):
         r = np.uint64(3 * pixel)
         g, b = r + np.uint64(1), r + np.uint64(2)
-        other = _grey(flat[r], flat[g], flat[b]) * rest
-        flat[r] = np.uint8(min(max(np.float32(flat[r]) * own + other, _ZERO), _MOST))
-        flat[g] = np.uint8(min(max(np.float32(flat[g]) * own + other, _ZERO), _MOST))
-        flat[b] = np.uint8(min(max(np.float32(flat[b]) * own + other, _ZERO), _MOST))
+        other = np.float64(_grey(flat[r], flat[g], flat[b])) * rest
+        flat[r] = np.uint8(min(max(_rounded_once(flat[r] * own, other), _ZERO), _MOST))
+        flat[g] = np.uint8(min(max(_rounded_once(flat[g] * own, other), _ZERO), _MOST))
+        flat[b] = np.uint8(min(max(_rounded_once(flat[b] * own, other), _ZERO), _MOST))
+
+
+@compiled
+def _rounded_once(product: np.float32, other: np.float64) -> np.float32:
+    """Their sum, where torch adds and multiplies in one step; products of float32 are exact in float64."""
+    return np.float32(np.float64(product) + other)
 
 
 @compiled

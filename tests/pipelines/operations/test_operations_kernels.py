@@ -45,7 +45,6 @@ ROUNDED = {
     Operation.CONTRAST,  # the mean grey, at a factor of 100
     Operation.HUE,
     Operation.GAUSSIAN_BLUR,
-    Operation.SATURATION,
     Operation.GRAYSCALE,
 }
 
