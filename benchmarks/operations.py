@@ -10,6 +10,7 @@ import argparse
 import csv
 import functools
 import importlib.metadata
+import importlib.util
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,8 +26,15 @@ from benchmarks.recipes import RESULTS, code_commit
 from pipelines.execution import Operate
 from pipelines.operations import kernels, reference
 from pipelines.operations.batched import operate_batch
-from pipelines.operations.vocabulary import NUM_PARAMETERS, PARAMETER_NAMES, Operation, Operations
-from pipelines.plan import Plan
+from pipelines.operations.vocabulary import (
+    NATIVE_OPERATIONS,
+    NUM_PARAMETERS,
+    PARAMETER_NAMES,
+    Operation,
+    Operations,
+)
+from pipelines.plan import Fit, Plan, plan_evaluation
+from pipelines.source import ArraySource
 
 SIZE_PX = 224
 EVERY_OPERATION = frozenset(Operation) - {Operation.IDENTITY}
@@ -101,14 +109,44 @@ def main() -> None:
 def build_ways() -> dict[str, Way]:
     """Name -> way; torchvision's own is the first."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    return {
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    ways = {
         "reference": Way(functools.partial(row_by_row, operate=reference.operate)),
         "kernels": Way(functools.partial(row_by_row, operate=kernels.operate)),
         "batched": Way(
             lambda images, operations: operate_batch(torch.from_numpy(images).to(device), operations).cpu().numpy(),
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+            device=device_name,
         ),
     }
+    if importlib.util.find_spec("nvidia.dali") is not None:
+        in_dali = functools.partial(by_dali, device=device)
+        ways["dali"] = Way(in_dali, device=device_name, offers=NATIVE_OPERATIONS)
+    return ways
+
+
+def by_dali(images_NSSC: _Pixels, operations: Operations, *, device: torch.device) -> _Pixels:
+    """All images by one batch of the dali executor."""
+    from pipelines.executors.dali import DaliExecutor  # it is not installed everywhere
+
+    num_rows, size_px = images_NSSC.shape[:2]
+    source = ArraySource(class_names=("any",), labels_N=np.zeros(num_rows, dtype=np.int64), images_NHWC=images_NSSC)
+    codes = operations.codes_NK
+    executor = DaliExecutor(
+        source,
+        channels=3,
+        interpolation="bilinear",
+        device=device,
+        num_threads=2,
+        num_prefetched=1,
+        operations=frozenset(Operation(code) for code in np.unique(codes).tolist()) - {Operation.IDENTITY},
+        num_slots=codes.shape[1],
+        operate=reference.operate,
+    )
+    plan = plan_evaluation(
+        np.arange(num_rows), sizes_N2=source.sizes_N2, fit=Fit("squash", 1.0), size_px=size_px
+    )._replace(operations=operations)
+    (carried,) = (carried.images_NHWC.cpu().numpy().copy() for carried in executor.run([plan]))
+    return carried
 
 
 def row_by_row(images_NSSC: _Pixels, operations: Operations, *, operate: Operate) -> _Pixels:
