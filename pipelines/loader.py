@@ -8,7 +8,7 @@ order -> share of the step -> policy (known bad) -> plan -> executor (may run ah
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,11 +37,27 @@ class Draw(NamedTuple):
     effects: Callable[[Plan, Share, int], Effects]
 
 
-class _Step(NamedTuple):
-    """A step whose plan the executor has."""
+class Part(NamedTuple):
+    """Samples of a step of an epoch: all of a share, or some of its rows; where pairs are mixed, whole pairs."""
 
+    epoch: int
     step: int
     share: Share
+
+
+class Made(NamedTuple):
+    """A part, carried out: the batch, and what was decided about it."""
+
+    part: Part
+    plan: Plan
+    effects: Effects
+    batch: Batch
+
+
+class _Given(NamedTuple):
+    """A part whose plan the executor has."""
+
+    part: Part
     plan: Plan
     met: list[BadSample]
 
@@ -117,20 +133,33 @@ class PlannedLoader:
 
     def _batches(self) -> Iterator[Batch]:
         epoch, first = self._epoch, self._step
-        given: deque[_Step] = deque()
+        parts = (
+            Part(epoch, step, _without_filling(self._order.share(step, epoch=epoch)))
+            for step in range(first, self.steps_per_epoch)
+        )
+        for made in self.carry_out(parts):
+            self._advance()
+            yield made.batch
+
+    def carry_out(self, parts: Iterable[Part]) -> Iterator[Made]:
+        """Parts of any steps, in any order, made into batches as every other; the position stays where it is.
+
+        Raises:
+            ValueError: A sample cannot be read, and the policy is raise; or nothing can replace it.
+        """
+        given: deque[_Given] = deque()
 
         def plans() -> Iterator[Plan]:
-            for step in range(first, self.steps_per_epoch):
-                share = _without_filling(self._order.share(step, epoch=epoch))
-                share, met = self._policy.before(share, epoch=epoch, step=step)
-                given.append(_Step(step, share, self._draw.plan(share, epoch, step), met))
-                yield given[-1].plan
+            for part in parts:
+                share, met = self._policy.before(part.share, epoch=part.epoch, step=part.step)
+                plan = self._draw.plan(share, part.epoch, part.step)
+                given.append(_Given(part._replace(share=share), plan, met))
+                yield plan
 
         for carried in self._executor.run(plans()):
-            batch = self._batch(carried, given.popleft(), epoch=epoch)
-            self._advance()
+            made = self._make(carried, given.popleft())
             try:
-                yield batch
+                yield made
             finally:
                 self._transfer.wait_for_copy()  # the executor is about to use the memory of `carried` again
 
@@ -174,13 +203,13 @@ class PlannedLoader:
         if self._step == self.steps_per_epoch:
             self._epoch, self._step = self._epoch + 1, 0
 
-    def _batch(self, carried: Carried, given: _Step, *, epoch: int) -> Batch:
+    def _make(self, carried: Carried, given: _Given) -> Made:
         images_NHWC = carried.images_NHWC
         if carried.bad:
-            given = self._mend(images_NHWC, given, bad=carried.bad, epoch=epoch)
-        share = given.share
+            given = self._mend(images_NHWC, given, bad=carried.bad)
+        share = given.part.share
         self._met += given.met
-        effects, own = self._draw.effects(given.plan, share, epoch), share.own
+        effects, own = self._draw.effects(given.plan, share, given.part.epoch), share.own
         num_filling = own.stop - own.start - len(share.ids_N[own])
         if num_filling:  # black images, in evaluation alone
             images_NHWC = F.pad(images_NHWC, (0, 0, 0, 0, 0, 0, 0, num_filling))
@@ -192,29 +221,30 @@ class PlannedLoader:
         if effects.mix is not None:
             partner_labels_B = labels_B.reshape(-1, 2)[:, ::-1].reshape(-1)
             mix = Mix(self._on_device(partner_labels_B[own]), self._on_device(effects.mix.weights_B[own]))
-        return Batch(
+        batch = Batch(
             inputs=tuple(view[own] for view in views),
             labels_N=self._on_device(np.pad(labels_B[own], (0, num_filling), mode="edge")),
             mix=mix,
             ids_N=self._on_device(np.pad(share.ids_N[own], (0, num_filling), mode="edge")),
             valid_N=self._on_device(np.pad(share.valid_N[own], (0, num_filling))),
         )
+        return Made(given.part, given.plan, effects, batch)
 
-    def _mend(self, images_NHWC: Tensor, given: _Step, *, bad: Mapping[int, str], epoch: int) -> _Step:
+    def _mend(self, images_NHWC: Tensor, given: _Given, *, bad: Mapping[int, str]) -> _Given:
         """Settles rows that could not be read: writes the images of the samples that replace them."""
-        num_samples = len(given.share.ids_N)
+        (epoch, step, share), plan, met = given.part, given.plan, list(given.met)
+        num_samples = len(share.ids_N)
         bad_samples = {row % num_samples: reason for row, reason in sorted(bad.items())}
-        share, plan, met = given.share, given.plan, list(given.met)
         while bad_samples:  # again, should a file vanish that was chosen a moment ago
-            share, newly_met = self._policy.after(share, bad_samples, epoch=epoch, step=given.step)
+            share, newly_met = self._policy.after(share, bad_samples, epoch=epoch, step=step)
             met += newly_met
-            plan = self._draw.plan(share, epoch, given.step)
+            plan = self._draw.plan(share, epoch, step)
             valid = [row for row in bad_samples if share.valid_N[row]]
             rows = [view * num_samples + row for view in range(plan.num_views) for row in valid]
             mended = self._repair(rows_of(plan, rows))
             images_NHWC[rows] = mended.images_NHWC.to(images_NHWC.device)
             bad_samples = {rows[place] % num_samples: reason for place, reason in mended.bad.items()}
-        return _Step(given.step, share, plan, met)
+        return _Given(Part(epoch, step, share), plan, met)
 
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self._device, non_blocking=True)
