@@ -21,6 +21,12 @@ from configs.schema import Config
 DEFAULT_RECIPE = Path(__file__).parent / "digits" / "simple_cnn.yaml"
 
 _Config = TypeVar("_Config")
+_Options = TypeVar("_Options")
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoOptions:
+    """Of a program that has none but those of a run."""
 
 
 def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
@@ -32,6 +38,20 @@ def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
     Where `--model.name` names another network than the recipe, the recipe's `model.args`, which are those of its own
     network, do not hold.
     """
+    return load_with_options(argv, options=_NoOptions, prog=prog, description=description)[0]
+
+
+def load_with_options(
+    argv: Sequence[str], *, options: type[_Options], prog: str, description: str
+) -> tuple[Config, _Options]:
+    """The configuration of a run, and options that a program has beside it, from one command line, as `load_config`.
+
+    Args:
+        argv: The command line, without the program.
+        options: A dataclass whose fields are called like nothing in `Config`; its ValueErrors are mistakes, too.
+        prog: What the program is called.
+        description: What `--help` says of it.
+    """
     following = [*argv[1:], "--"][: len(argv)]
     arguments = [
         "--dry_run=true" if word == "--dry-run" or (word == "--dry_run" and after.startswith("--")) else word
@@ -40,13 +60,13 @@ def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
     recipes = [place for place, word in enumerate(arguments) if word == "--config" or word.startswith("--config=")]
     if not recipes:
         arguments = ["--config", str(DEFAULT_RECIPE), *arguments]
-    parser = build_parser(prog=prog, description=description)
+    parser = build_parser(prog=prog, description=description, options=options)
     try:
         if recipes and recipes != [0]:
             raise ValueError(
                 "--config must come once and first: a recipe overrides every option that stands before it."
             )
-        return parse_config(_without_args_of_another_model(arguments, parser=parser), parser=parser)
+        return _parse(_without_args_of_another_model(arguments, parser=parser), parser=parser, options=options)
     except ValueError as error:
         _leave(parser, str(error))
 
@@ -64,10 +84,12 @@ def _without_args_of_another_model(arguments: list[str], *, parser: ArgumentPars
     return arguments if not names or own in (None, *names) else [*recipe, "--model.args={}", *options]
 
 
-def build_parser(*, prog: str, description: str) -> ArgumentParser:
-    """A parser that knows every field of `Config` by its full dotted name."""
+def build_parser(*, prog: str, description: str, options: type = _NoOptions) -> ArgumentParser:
+    """A parser that knows every field of `Config` by its full dotted name, and those of a program's own options."""
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML recipe; later options override it.")
+    if dataclasses.fields(options):
+        parser.add_class_arguments(options)
     parser.add_class_arguments(Config)
     return parser
 
@@ -78,15 +100,21 @@ def parse_config(argv: Sequence[str], *, parser: ArgumentParser) -> Config:
     Raises:
         ValueError: Unknown key, wrong type or value, missing field, or an impossible combination.
     """
+    return _parse(argv, parser=parser, options=_NoOptions)[0]
+
+
+def _parse(argv: Sequence[str], *, parser: ArgumentParser, options: type[_Options]) -> tuple[Config, _Options]:
+    own_names = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]  # a dataclass
     try:
         parsed = parser.parse_args(list(argv))
     except ArgumentError as error:
-        raise ValueError(explain_error(str(error))) from None
+        raise ValueError(explain_error(str(error), own_names=own_names)) from None
     parsed.pop("config")
     _check_sections(parsed)
+    own = {name: parsed.pop(name) for name in own_names}
     config = Config(**vars(parser.instantiate(parsed)))
     check_config(config)
-    return config
+    return config, options(**own)
 
 
 def config_keys(schema: type = Config, *, prefix: str = "", may_change: bool = True) -> list[str]:
@@ -153,8 +181,8 @@ def default_run_folder(config: Config) -> str:
     return f"runs/{data}-{model}-{digest}"
 
 
-def explain_error(message: str) -> str:
-    """Jsonargparse's message, with the nearest valid name or value added."""
+def explain_error(message: str, *, own_names: Sequence[str] = ()) -> str:
+    """Jsonargparse's message, with the nearest valid name or value added; `own_names` are valid too."""
     unknown = re.findall(r"--([\w.-]+)", message) if "unrecognized arguments" in message else []
     option = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     option_at_top = re.search(  # each version of jsonargparse says it in its own way
@@ -166,7 +194,9 @@ def explain_error(message: str) -> str:
     elif option_at_top:
         unknown = [name for name in option_at_top.groups() if name]
     if unknown:
-        return "\n".join(f"unknown option {name!r}; {nearest(name, _keys_like(name))}" for name in unknown)
+        return "\n".join(
+            f"unknown option {name!r}; {nearest(name, [*own_names, *_keys_like(name)])}" for name in unknown
+        )
     literal = re.search(r"Literal\[(.*?)\].*(?:Got|Given) value: (.*)", message, flags=re.DOTALL)
     if literal:
         choices = re.findall(r"'([^']*)'", literal[1])

@@ -40,28 +40,47 @@ from pipelines.geometry import carry_out_plan
 from pipelines.loader import Draw, PlannedLoader
 from pipelines.operations.drawing import num_slots, operations_of
 from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder, Weighting
-from pipelines.parallel import RowPool
+from pipelines.parallel import RowPool, num_cores
 from pipelines.plan import Fit, Plan, plan_evaluation, plan_training
 from pipelines.policy import Action, Policy
+from pipelines.preview import (
+    MOST_EPOCHS,
+    Preview,
+    Renumbered,
+    Shown,
+    carry_out_meetings,
+    count_first,
+    find_meetings,
+    ids_in,
+    read_originals,
+)
 from pipelines.sampling import expectations, sampling_weights
 from pipelines.source import Source, refuse_bad
 from pipelines.sources.own_dataset import OwnSource
 from pipelines.tail import Tail
 from pipelines.transfer import Transfer
+from pipelines.wording import Count, Range, list_names
 
 __all__ = [  # the door of this room: what others import from here, wherever it is written
+    "MOST_EPOCHS",
+    "Count",
     "Data",
     "Loaders",
     "Place",
+    "Preview",
+    "Range",
+    "Shown",
     "build_data",
     "build_evaluation_loader",
     "build_loaders",
+    "build_preview",
     "build_training_loader",
     "check_classes",
     "check_dataset",
     "choose_backend",
     "describe_data",
     "fingerprint_splits",
+    "num_cores",
     "read_training_images",
     "size_at",
     "split_of",
@@ -211,6 +230,11 @@ def build_training_loader(
     Raises:
         ValueError: The global batch does not fit the data or the world size, or an image cannot be read.
     """
+    parts = _training_parts(config, data, place=place, num_views=num_views)
+    return _join(config, data, parts, place=place, show_progress=show_progress)
+
+
+def _training_parts(config: Config, data: Data, *, place: Place, num_views: int = 1) -> "_Parts":
     fit, sizes_N2, seed = _fit(data.spec), data.train.sizes_N2, config.run.seed
     check_operations(config, channels=given(data.spec.channels))
     augmentation, settings = build_augmentation(config), build_effect_settings(config)
@@ -248,9 +272,78 @@ def build_training_loader(
         return effects._replace(operations=plan.operations if home == "tail" else None)
 
     operate = build_operate(backend) if augmentation.operations and home == "executor" else None
-    parts = _Parts("train", data.train, order, Draw(draw_plan, draw), config.data.on_bad_sample, operate)
     windows: Windows = "drawn" if _windows_are_drawn(config, data) else "stored"
-    return _join(config, data, parts, windows=windows, place=place, show_progress=show_progress)
+    return _Parts("train", data.train, order, Draw(draw_plan, draw), config.data.on_bad_sample, operate, windows)
+
+
+def build_preview(
+    config: Config,
+    data: Data,
+    *,
+    place: Place,
+    num_images: int,
+    num_samples: int,
+    epoch: int,
+    num_counted: int,
+    show_progress: bool,
+) -> Preview:
+    """A few training images as the network will meet them, carried out by the training loader; no others are read.
+
+    Args:
+        config: The run's.
+        data: Its data.
+        place: Where batches would go, of a rank that is alone.
+        num_images: How many images, if there are so many; their number alone decides which.
+        num_samples: How many times of each, from `epoch` on.
+        epoch: Where to begin.
+        num_counted: For how many images of that epoch it is counted what is drawn.
+        show_progress: Whether to draw progress bars.
+
+    Raises:
+        ValueError: As `build_training_loader`.
+    """
+    parts, train, spec = _training_parts(config, data, place=place), data.train, data.spec
+    augmentation, settings = build_augmentation(config), build_effect_settings(config)
+    originals = read_originals(
+        train,
+        num_images=num_images,
+        size_px=given(spec.size_px),
+        fit=_fit(spec),
+        channels=given(spec.channels),
+        interpolation=spec.interpolation,
+        skip_bad=parts.action == "replace",
+    )
+    meetings = find_meetings(
+        parts.order, originals.ids_N, first_epoch=epoch, num_wanted=num_samples, in_pairs=settings.mixes
+    )
+    policy = Policy(train, split=parts.split, action=parts.action, seed=config.run.seed)
+    read = parts._replace(only_ids_N=ids_in(meetings, policy=policy))
+    loader = _join(config, data, read, place=place, show_progress=show_progress)
+    class_names = [train.class_names[label] for label in train.labels_N[originals.ids_N].tolist()]
+    sizes_N2 = train.sizes_N2 if augmentation.crop == "rrc" else None
+    samples = carry_out_meetings(
+        loader,
+        meetings,
+        sizes_N2=sizes_N2,
+        name_sample=lambda sample_id: f"{sample_id} ({train.class_names[train.labels_N[sample_id]]})",
+    )
+    names = list_names(augmentation, settings)
+    counts, count = count_first(
+        parts.order, parts.draw, epoch=epoch, most_images=num_counted, sizes_N2=sizes_N2, names=names
+    )
+    return Preview(
+        shown=[
+            Shown(sample_id, train.describe(sample_id), class_name, original_HWC, samples.get(sample_id, []))
+            for sample_id, class_name, original_HWC in zip(
+                originals.ids_N.tolist(), class_names, originals.images_NHWC, strict=True
+            )
+        ],
+        passed_over=originals.passed_over,
+        names=names,
+        counts=counts,
+        num_counted=count,
+        backend=choose_backend(config, data).name,
+    )
 
 
 def build_evaluation_loader(
@@ -274,7 +367,7 @@ def build_evaluation_loader(
 
     draw = Draw(draw_plan, lambda plan, share, epoch: Effects())
     parts = _Parts(split, source, order, draw, config.data.on_bad_eval_sample)
-    return _join(config, data, parts, windows="stored", place=place, show_progress=show_progress)
+    return _join(config, data, parts, place=place, show_progress=show_progress)
 
 
 def read_training_images(config: Config, data: Data, *, num_images: int, show_progress: bool) -> torch.Tensor:
@@ -306,7 +399,9 @@ def size_at(epoch: float, *, config: Config, spec: InputSpec) -> int:
 class _Parts(NamedTuple):
     """What makes the loader of one split differ from the others.
 
-    operate: does the plan's operations in the executor; None = there are none, or the tail does them.
+    operate: does the plan's operations in the executor; None = there are none, or the tail does them. windows: what a
+    resident store holds. only_ids_N: int64 (N,), rising, the only samples that the executor will be asked for; None =
+    all.
     """
 
     split: str
@@ -315,6 +410,8 @@ class _Parts(NamedTuple):
     draw: Draw
     action: Action
     operate: Operate | None = None
+    windows: Windows = "stored"
+    only_ids_N: npt.NDArray[np.int64] | None = None
 
 
 def _check_num_known_bad(parts: _Parts, loader: PlannedLoader) -> None:
@@ -330,15 +427,11 @@ def _check_num_known_bad(parts: _Parts, loader: PlannedLoader) -> None:
         )
 
 
-def _join(
-    config: Config, data: Data, parts: _Parts, *, windows: Windows, place: Place, show_progress: bool
-) -> PlannedLoader:
+def _join(config: Config, data: Data, parts: _Parts, *, place: Place, show_progress: bool) -> PlannedLoader:
     pool = RowPool(place.num_cores if place.device.type == "cpu" else 1)
     spec, seed = data.spec, config.run.seed
     channels, interpolation = given(spec.channels), spec.interpolation
-    executor = _build_executor(
-        config, data, parts, windows=windows, place=place, pool=pool, show_progress=show_progress
-    )
+    executor = _build_executor(config, data, parts, place=place, pool=pool, show_progress=show_progress)
     loader = PlannedLoader(
         parts.source.labels_N,
         order=parts.order,
@@ -368,11 +461,14 @@ def _build_executor(
     data: Data,
     parts: _Parts,
     *,
-    windows: Windows,
     place: Place,
     pool: RowPool,
     show_progress: bool,
 ) -> Executor:
+    if parts.only_ids_N is not None:
+        some = parts._replace(source=parts.source.take(parts.only_ids_N), only_ids_N=None)
+        executor = _build_executor(config, data, some, place=place, pool=pool, show_progress=show_progress)
+        return Renumbered(executor, ids_N=parts.only_ids_N)
     loader, source = config.loader, parts.source
     channels, interpolation = given(data.spec.channels), data.spec.interpolation
     on_gpu = place.device.type == "cuda"
@@ -414,12 +510,12 @@ def _build_executor(
                 operate=parts.operate,
             )
         case _:
-            store = _load_store(config, data, parts, windows=windows, show_progress=show_progress)
+            store = _load_store(data, parts, show_progress=show_progress)
             store = store._replace(images_NHWC=store.images_NHWC.to(place.device))
-            return ResidentExecutor(store, interpolation=interpolation, windows=windows, pool=pool)
+            return ResidentExecutor(store, interpolation=interpolation, windows=parts.windows, pool=pool)
 
 
-def _load_store(config: Config, data: Data, parts: _Parts, *, windows: Windows, show_progress: bool) -> Store:
+def _load_store(data: Data, parts: _Parts, *, show_progress: bool) -> Store:
     """All images of a split; a bad one is refused here already, if the run would stop at it.
 
     Raises:
@@ -431,7 +527,7 @@ def _load_store(config: Config, data: Data, parts: _Parts, *, windows: Windows, 
     store = load_store(
         source,
         channels=given(spec.channels),
-        windows=plan if windows == "stored" else None,
+        windows=plan if parts.windows == "stored" else None,
         interpolation=spec.interpolation,
         show_progress=show_progress,
     )
