@@ -1,7 +1,7 @@
 """A source in memory of which some images cannot be read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,3 +19,9 @@ class BrokenSource(ArraySource):
         if sample_id in self.broken:
             raise ValueError(self.broken[sample_id])
         return super().read_image(sample_id, channels=channels, **options)
+
+    def take(self, ids: npt.NDArray[np.int64]) -> "BrokenSource":
+        taken = super().take(ids)
+        assert isinstance(taken, BrokenSource)
+        broken = {place: self.broken[int(old)] for place, old in enumerate(ids) if int(old) in self.broken}
+        return replace(taken, broken=broken)
