@@ -1,4 +1,4 @@
-"""`python -m tools.show_augment`: the picture holds the loader's pixels, the table how often what, mistakes are said."""
+"""`python -m tools.show_augment`: the pixels of its picture, the numbers of its table, and what it says of mistakes."""
 
 import dataclasses
 import io
