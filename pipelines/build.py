@@ -420,6 +420,7 @@ def _augmentation(config: Config) -> Augmentation:
         rrc_scale=augment.rrc_scale,
         rrc_ratio=augment.rrc_ratio,
         flip=augment.flip,
+        vertical_flip_prob=augment.vertical_flip_prob,
     )
 
 
@@ -433,7 +434,7 @@ def _effect_settings(config: Config) -> EffectSettings:
 
 
 def _fit(spec: InputSpec) -> Fit:
-    return Fit(spec.fit, spec.crop_frac)
+    return Fit(spec.fit, spec.crop_frac, border=tuple(round(255 * value) for value in given(spec.mean)))
 
 
 def _is_installed(module: str) -> bool:

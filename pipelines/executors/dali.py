@@ -1,6 +1,6 @@
 """NVIDIA DALI carries plans out: one graph, on the CPU here and on a GPU where there is one.
 
-plan -> threads: read files -> external_source(bytes, window, size, flip) -> decode the window -> resize -> flip
+plan -> threads: read files -> external_source(bytes, window, size, flips) -> decode the window -> resize -> flip
                                                                         -> (shift, batched torch) -> zero-copy to torch
 
 What DALI's decoder does not take as the others do (everything but upright JPEG) is decoded here and handed to it as
@@ -89,6 +89,7 @@ class DaliExecutor:
         self._arenas: deque[Arena] = deque()
         self._pipeline: Any = None
         self._most_rows = 0
+        self._border: tuple[int, ...] | None = None  # of what the pipeline letterboxes; None = nothing
 
     def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
         """Each plan carried out, images uint8 (N, S, S, C) on the device; on the CPU in DALI's own memory.
@@ -105,7 +106,7 @@ class DaliExecutor:
                     if (plan := next(coming, None)) is None:
                         break
                     read.append(self._start_reading(plan))
-                while read and len(inside) < _DEPTH:
+                while read and len(inside) < _DEPTH and (not inside or self._suits(read[0].plan)):
                     self._feed(read.popleft(), inside)
                 if not inside:
                     return
@@ -153,22 +154,31 @@ class DaliExecutor:
 
     def _feed(self, job: _Job, inside: deque[_Job]) -> None:
         num_rows = len(job.plan.ids_N)
-        if self._pipeline is None or num_rows > self._most_rows:
+        if self._pipeline is None or num_rows > self._most_rows or not self._suits(job.plan):
+            self._border = job.plan.letterbox and job.plan.letterbox.border
             self._rebuild(max(num_rows, self._most_rows), inside)
         self._give(job)
         inside.append(job)
+
+    def _suits(self, plan: Plan) -> bool:
+        """Whether the pipeline can take the plan, as far as borders are concerned."""
+        return self._border == (plan.letterbox and plan.letterbox.border)
 
     def _give(self, job: _Job) -> None:
         plan = job.plan
         windows_N4 = plan.windows_N4.astype(np.int32)
         windows_N4[[row for chunk in job.chunks for row in chunk.result().bad]] = (0, 0, 1, 1)
-        flips_N = np.zeros_like(plan.flips_N) if _is_shifted(plan) else plan.flips_N
+        flips_N2 = np.stack([plan.flips_N, plan.vertical_flips_N], axis=1) & (not _is_shifted(plan))
+        boxes_N4 = plan.letterbox and plan.letterbox.boxes_N4
         inputs = {
             "start": windows_N4[:, :2],
             "shape": windows_N4[:, 2:],
-            "size": np.full((len(plan.ids_N), 2), plan.size_px),
-            "flip": flips_N,
+            "size": np.full((len(plan.ids_N), 2), plan.size_px) if boxes_N4 is None else boxes_N4[:, 2:],
+            "flip": flips_N2[:, 0],
+            "vertical_flip": flips_N2[:, 1],
         }
+        if boxes_N4 is not None:
+            inputs |= {"box_start": -boxes_N4[:, :2], "box_shape": np.full((len(boxes_N4), 2), plan.size_px)}
         self._feed_inputs([each for chunk in job.chunks for each in chunk.result().encoded], inputs)
         self._pipeline.schedule_run()
 
@@ -185,6 +195,7 @@ class DaliExecutor:
         self._pipeline = _graph(
             channels=self._channels,
             interpolation=self._interpolation,
+            border=self._border,
             on_gpu=on_gpu,
             batch_size=num_rows,
             num_threads=self._num_threads,
@@ -199,7 +210,9 @@ class DaliExecutor:
     def _prime(self) -> None:
         """The first call of `schedule_run` runs as many batches as the pipeline is deep: let these be empty ones."""
         pixel = np.ones((1, 2))
-        inputs = {"start": 0 * pixel, "shape": pixel, "size": pixel, "flip": np.zeros(1)}
+        inputs = {"start": 0 * pixel, "shape": pixel, "size": pixel, "flip": np.zeros(1), "vertical_flip": np.zeros(1)}
+        if self._border is not None:
+            inputs |= {"box_start": 0 * pixel, "box_shape": pixel}
         for _ in range(_DEPTH):
             self._feed_inputs([_PLACEHOLDER], inputs)
         self._pipeline.schedule_run()
@@ -260,20 +273,23 @@ def _shift_and_flip(images: Tensor, plan: Plan) -> Tensor:
     rows_N = np.arange(len(plan.ids_N))
     if images.device.type == "cpu":
         shifted = torch.empty_like(images)
-        shift_and_flip_rows(images.numpy(), rows_N, plan.shifts_N2, plan.flips_N, shifted.numpy())
+        shift_and_flip_rows(
+            images.numpy(), rows_N, plan.shifts_N2, plan.flips_N, plan.vertical_flips_N, shifted.numpy()
+        )
         return shifted
-    arrays = (rows_N, plan.shifts_N2, plan.flips_N)
-    rows, shifts_N2, flips_N = (torch.from_numpy(array).to(images.device) for array in arrays)
-    return shift_and_flip(images, rows_N=rows, shifts_N2=shifts_N2, flips_N=flips_N)
+    arrays = (rows_N, plan.shifts_N2, plan.flips_N, plan.vertical_flips_N)
+    rows, shifts_N2, flips_N, vertical_flips_N = (torch.from_numpy(array).to(images.device) for array in arrays)
+    return shift_and_flip(images, rows_N=rows, shifts_N2=shifts_N2, flips_N=flips_N, vertical_flips_N=vertical_flips_N)
 
 
 @pipeline_def  # type: ignore[untyped-decorator]  # DALI has no types
-def _graph(*, channels: int, interpolation: str, on_gpu: bool) -> Any:
+def _graph(*, channels: int, interpolation: str, border: tuple[int, ...] | None, on_gpu: bool) -> Any:
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
     start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
     shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
     size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
     flip = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
+    vertical_flip = fn.external_source(name="vertical_flip", dtype=types.INT32, ndim=0)
     images = fn.decoders.image_slice(
         encoded,
         start=start,
@@ -285,4 +301,13 @@ def _graph(*, channels: int, interpolation: str, on_gpu: bool) -> Any:
         jpeg_fancy_upsampling=True,  # as libjpeg does; the GPU's default is not
     )
     images = fn.resize(images, size=size, interp_type=_INTERPOLATIONS[interpolation], antialias=True)
-    return fn.flip(images, horizontal=flip)
+    if border is not None:
+        images = fn.slice(
+            images,
+            start=fn.external_source(name="box_start", dtype=types.INT32, ndim=1),
+            shape=fn.external_source(name="box_shape", dtype=types.INT32, ndim=1),
+            axes=[0, 1],
+            out_of_bounds_policy="pad",
+            fill_values=list(border),
+        )
+    return fn.flip(images, horizontal=flip, vertical=vertical_flip)
