@@ -156,8 +156,8 @@ class ThreadsExecutor:
             return image
         num_values = size_px * size_px * self._channels
         boxed = scratch.window(num_values)[:num_values].reshape(size_px, size_px, self._channels)
-        row_of_border = np.tile(np.array(letterbox.border, dtype=np.uint8), size_px)
-        boxed.reshape(size_px, -1)[...] = row_of_border  # by rows; by pixels it takes 160 us instead of 6
+        # row by row: pixel by pixel it takes 160 us instead of 6 (224 x 224 x 3, Intel Xeon, numpy 2.4.6, 2026-11-26)
+        boxed.reshape(size_px, -1)[...] = np.tile(np.array(letterbox.border, dtype=np.uint8), size_px)
         boxed[top : top + height, left : left + width] = image
         return boxed
 

@@ -60,7 +60,7 @@ CASES = {
     "vertical_flip": Case([(20, 20)], 20, Augmentation(vertical_flip_prob=0.5), 0, 0.0),
     "all_flips": Case([(20, 20)], 20, ALL_FLIPS, 0, 0.0),
     "shift_all_flips_grey": Case([(20, 20)], 20, SHIFT_ALL_FLIPS, 0, 0.0, channels=1),
-    "rrc_all_flips": Case([(30, 44)], 16, RRC._replace(vertical_flip_prob=0.5), 1, 0.2),
+    "rrc_vertical_flip": Case([(30, 44)], 16, Augmentation(crop="rrc", vertical_flip_prob=0.5), 1, 0.2),
     "shift_and_flip_grey": Case([(20, 20)], 20, SHIFT_FLIP, 0, 0.0, channels=1),
     "centre_crop": Case([(20, 33), (41, 20)], 20, SHIFT_FLIP, 0, 0.0),
     "resize": Case(SEVERAL, 17, Augmentation(), 1, 0.2),
