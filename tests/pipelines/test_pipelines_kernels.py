@@ -137,7 +137,7 @@ def test_where_no_folder_can_keep_machine_code_it_is_compiled_at_each_start(
     def double(value: int) -> int:
         return 2 * value
 
-    compiled = kernels._compile(double)
+    compiled = kernels.compiled(double)
     assert compiled(21) == 42
     assert asked == [{"nogil": True, "cache": True}] + [{"nogil": True}] * (not keeps)
 
