@@ -142,9 +142,7 @@ def by_dali(images_NSSC: _Pixels, operations: Operations, *, device: torch.devic
         num_slots=codes.shape[1],
         operate=reference.operate,
     )
-    plan = plan_evaluation(
-        np.arange(num_rows), sizes_N2=source.sizes_N2, fit=Fit("squash", 1.0), size_px=size_px
-    )._replace(operations=operations)
+    plan = _whole_images(num_rows, size_px=size_px)._replace(operations=operations)
     (carried,) = (carried.images_NHWC.cpu().numpy().copy() for carried in executor.run([plan]))
     return carried
 
@@ -152,11 +150,15 @@ def by_dali(images_NSSC: _Pixels, operations: Operations, *, device: torch.devic
 def row_by_row(images_NSSC: _Pixels, operations: Operations, *, operate: Operate) -> _Pixels:
     """Images by a function for one image, in place."""
     num_rows, size_px = images_NSSC.shape[:2]
-    zeros_N4 = np.zeros((num_rows, 4), dtype=np.int64)
-    plan = Plan(zeros_N4[:, 0], zeros_N4, zeros_N4[:, :2], zeros_N4[:, 0] > 0, size_px, operations=operations)
+    plan = _whole_images(num_rows, size_px=size_px)._replace(operations=operations)
     for row, image_SSC in enumerate(images_NSSC):
         operate(image_SSC, plan=plan, row=row)
     return images_NSSC
+
+
+def _whole_images(num_rows: int, *, size_px: int) -> Plan:
+    sizes_N2 = np.full((num_rows, 2), size_px, dtype=np.int32)
+    return plan_evaluation(np.arange(num_rows), sizes_N2=sizes_N2, fit=Fit("squash", 1.0), size_px=size_px)
 
 
 def load_photographs(folder: Path, *, most: int) -> _Pixels:

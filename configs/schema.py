@@ -76,7 +76,8 @@ class InputSpec:
         mean: Mean per channel on the scale 0 to 1. Default: measured on train.
         std: Standard deviation per channel on the scale 0 to 1. Default: measured on train.
         interpolation: Filter for resizing, always antialiased.
-        fit: How an image that is not square fits: crop = its centre square, squash = all of it, stretched.
+        fit: How an image that is not square fits: crop = its centre square; squash = all of it, stretched; letterbox =
+            all of it in its own shape, with a border of the mean. Training with augment.crop rrc draws its own windows.
         crop_frac: Part (above 0, to 1) of the short side that the centre crop of evaluation keeps.
     """
 
@@ -85,7 +86,7 @@ class InputSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    fit: Literal["crop", "squash"] = "crop"
+    fit: Literal["crop", "squash", "letterbox"] = "crop"
     crop_frac: float = 1.0
 
 
@@ -101,6 +102,8 @@ class AugmentConfig:
         rrc_ratio: Smallest and largest width / height of the window that crop rrc takes.
         flip: none; random = left-right with probability 1/2; alternating = every other epoch, the first one drawn at
             random for each image (airbench).
+        vertical_flip_prob: Probability of an up-down flip, whatever flip does; for images without an up, as those from
+            above or of cells.
         repeats: How often each image stands in its global batch, each time varied anew (repeated augmentation). An
             epoch keeps its number of steps and so meets 1 / repeats of the images.
         sizes_px: Image size over time, pairs of (first epoch, size in pixels), for example [[0, 128], [12.5, 160]];
@@ -124,6 +127,7 @@ class AugmentConfig:
     rrc_scale: tuple[float, float] = (0.08, 1.0)
     rrc_ratio: tuple[float, float] = (0.75, 1.3333333333333333)
     flip: Literal["none", "random", "alternating"] = "none"
+    vertical_flip_prob: float = 0.0
     repeats: int = 1
     sizes_px: tuple[tuple[float, int], ...] = ()
     mixup_alpha: float = 0.0

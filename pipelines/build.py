@@ -543,7 +543,7 @@ def _windows_are_drawn(config: Config, data: Data) -> bool:
 
 
 def _fit(spec: InputSpec) -> Fit:
-    return Fit(spec.fit, spec.crop_frac)
+    return Fit(spec.fit, spec.crop_frac, border=tuple(round(255 * value) for value in given(spec.mean)))
 
 
 def _is_installed(module: str) -> bool:

@@ -23,6 +23,7 @@ def build_augmentation(config: Config) -> Augmentation:
         rrc_scale=augment.rrc_scale,
         rrc_ratio=augment.rrc_ratio,
         flip=augment.flip,
+        vertical_flip_prob=augment.vertical_flip_prob,
         operations=build_steps(config),
     )
 

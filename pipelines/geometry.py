@@ -42,7 +42,7 @@ def carry_out_plan(
 
 
 def carry_out(pixels: npt.NDArray[np.uint8], *, plan: Plan, row: int, interpolation: str) -> Tensor:
-    """One image through row `row` of the plan: window, resize (antialiased), shift by reflection, flip.
+    """One image through row `row` of the plan: window, resize (antialiased), letterbox, shift by reflection, flips.
 
     Args:
         pixels: uint8 (H, W, C), the stored image.
@@ -58,8 +58,11 @@ def carry_out(pixels: npt.NDArray[np.uint8], *, plan: Plan, row: int, interpolat
     top, left, height, width = (int(value) for value in plan.windows_N4[row])
     if (top, left, height, width) != (0, 0, *image.shape[1:]):
         image = tv.crop(image, top, left, height, width)
-    if (height, width) != (size_px, size_px):
-        image = tv.resize(image, [size_px, size_px], interpolation=InterpolationMode(interpolation), antialias=True)
+    sides = [size_px, size_px] if plan.letterbox is None else plan.letterbox.boxes_N4[row, 2:].tolist()
+    if [height, width] != sides:
+        image = tv.resize(image, sides, interpolation=InterpolationMode(interpolation), antialias=True)
+    if sides != [size_px, size_px]:
+        image = _with_border(image, plan=plan, row=row)
     down, right = (int(value) for value in plan.shifts_N2[row])
     if down or right:
         border = max(abs(down), abs(right))
@@ -67,17 +70,31 @@ def carry_out(pixels: npt.NDArray[np.uint8], *, plan: Plan, row: int, interpolat
         image = tv.crop(padded, border + down, border + right, size_px, size_px)
     if plan.flips_N[row]:
         image = tv.horizontal_flip(image)
+    if plan.vertical_flips_N[row]:
+        image = tv.vertical_flip(image)
     return image.permute(1, 2, 0).contiguous()
 
 
-def shift_and_flip(images_MHWC: Tensor, *, rows_N: Tensor, shifts_N2: Tensor, flips_N: Tensor) -> Tensor:
-    """Rows of `images_MHWC`, shifted (border by reflection), then flipped left-right.
+def _with_border(image: Tensor, *, plan: Plan, row: int) -> Tensor:
+    """A resized window, uint8 (C, H, W), in its place within (C, S, S)."""
+    assert plan.letterbox is not None, "else it fills its place"
+    top, left, height, width = plan.letterbox.boxes_N4[row].tolist()
+    beside = [left, top, plan.size_px - left - width, plan.size_px - top - height]
+    padded: Tensor = tv.pad(image, beside, fill=list(plan.letterbox.border))
+    return padded
+
+
+def shift_and_flip(
+    images_MHWC: Tensor, *, rows_N: Tensor, shifts_N2: Tensor, flips_N: Tensor, vertical_flips_N: Tensor
+) -> Tensor:
+    """Rows of `images_MHWC`, shifted (border by reflection), then flipped left-right and up-down.
 
     Args:
         images_MHWC: uint8 (M, S, S, C).
         rows_N: int64 (N,), which image each result is made from.
         shifts_N2: int64 (N, 2), down and right, each below S.
-        flips_N: bool (N,).
+        flips_N: bool (N,), left-right.
+        vertical_flips_N: bool (N,), up-down.
 
     Returns:
         uint8 (N, S, S, C), on the device of the images.
@@ -87,6 +104,7 @@ def shift_and_flip(images_MHWC: Tensor, *, rows_N: Tensor, shifts_N2: Tensor, fl
     ys_NS = _reflect(line + shifts_N2[:, :1], size=size)
     xs_NS = _reflect(line + shifts_N2[:, 1:], size=size)
     xs_NS = torch.where(flips_N[:, None], xs_NS.flip(1), xs_NS)
+    ys_NS = torch.where(vertical_flips_N[:, None], ys_NS.flip(1), ys_NS)
     return images_MHWC[rows_N[:, None, None], ys_NS[:, :, None], xs_NS[:, None, :]]
 
 

@@ -31,21 +31,24 @@ def shift_and_flip_rows(
     rows_N: npt.NDArray[np.int64],
     shifts_N2: npt.NDArray[np.int64],
     flips_N: npt.NDArray[np.bool_],
+    vertical_flips_N: npt.NDArray[np.bool_],
     out_NSSC: _Pixels,
 ) -> None:
-    """Writes rows of `images_MSSC`, shifted (border by reflection), then flipped left-right, into `out_NSSC`.
+    """Writes rows of `images_MSSC`, shifted (border by reflection), then flipped either way, into `out_NSSC`.
 
     Both are contiguous; shifts are below S.
     """
     assert images_MSSC.flags.c_contiguous
     assert images_MSSC.shape[1:] == out_NSSC.shape[1:]  # the loops do not look
-    _shift_and_flip_rows(images_MSSC, rows_N, shifts_N2, flips_N, out_NSSC)
+    _shift_and_flip_rows(images_MSSC, rows_N, shifts_N2, flips_N, vertical_flips_N, out_NSSC)
 
 
-def shift_and_flip_image(image_SSC: _Pixels, down: int, right: int, flip: bool, out_SSC: _Pixels) -> None:
+def shift_and_flip_image(
+    image_SSC: _Pixels, down: int, right: int, flip: bool, vertical_flip: bool, out_SSC: _Pixels
+) -> None:
     """The same for one image, of any strides."""
     assert image_SSC.shape == out_SSC.shape  # the loops do not look
-    _shift_and_flip(np.ascontiguousarray(image_SSC), down, right, flip, out_SSC)
+    _shift_and_flip(np.ascontiguousarray(image_SSC), down, right, flip, vertical_flip, out_SSC)
 
 
 @compiled
@@ -68,19 +71,20 @@ def _shift_and_flip_rows(
     rows: npt.NDArray[np.int64],
     shifts: npt.NDArray[np.int64],
     flips: npt.NDArray[np.bool_],
+    vertical_flips: npt.NDArray[np.bool_],
     out: _Pixels,
 ) -> None:
     for n in range(len(rows)):
-        _shift_and_flip(images[rows[n]], shifts[n, 0], shifts[n, 1], flips[n], out[n])
+        _shift_and_flip(images[rows[n]], shifts[n, 0], shifts[n, 1], flips[n], vertical_flips[n], out[n])
 
 
 @compiled
-def _shift_and_flip(image: _Pixels, down: int, right: int, flip: bool, out: _Pixels) -> None:
+def _shift_and_flip(image: _Pixels, down: int, right: int, flip: bool, vertical_flip: bool, out: _Pixels) -> None:
     size, _, channels = out.shape
     source, target = image.reshape(-1), out.reshape(-1)
     first, last = max(0, -right), min(size, size - right)  # columns that need no reflection
     for y in range(size):
-        from_row, to_row = _reflect(y + down, size) * size, y * size
+        from_row, to_row = _reflect(y + down, size) * size, (size - 1 - y if vertical_flip else y) * size
         to = to_row + (size - last if flip else first)
         _copy(source, from_row + first + right, target, to, last - first, channels, flip)
         for edge in range(size - (last - first)):

@@ -6,7 +6,9 @@ Legend of shape letters: N rows of a plan, one per sample and view; 2 and 4 the 
 
 The geometry of every sample is the same three steps, so that one executor serves training and evaluation:
 
-    window of the stored image -> resize to size x size -> shift (border by reflection) -> flip left-right
+    window of the stored image -> resize to size x size -> shift (border by reflection) -> flip left-right, up-down
+
+A letterboxed window is resized to fit into size x size and gets a border to fill it; then it goes on the same way.
 """
 
 from typing import Literal, NamedTuple
@@ -23,32 +25,57 @@ PLAN_VERSION = 1  # a change of any number drawn here or in order.py raises it: 
 _NUM_CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 
 
+class Letterbox(NamedTuple):
+    """Where in the output each window lies, and what lies around it.
+
+    boxes_N4: int64 (N, 4), top, left, height, width in pixels of the output, which the resized window fills.
+    border: The value of each channel beside the box, 0..255.
+    """
+
+    boxes_N4: npt.NDArray[np.int64]
+    border: tuple[int, ...]
+
+    def rows(self, rows: list[int]) -> "Letterbox":
+        """Some of the rows."""
+        return self._replace(boxes_N4=self.boxes_N4[rows])
+
+
 class Plan(NamedTuple):
     """The geometry of N images, on the host.
 
     ids_N: int64 (N,), sample ids; with several views, first all samples for view 0, then all again for view 1, ...
     windows_N4: int64 (N, 4), top, left, height, width in pixels of the stored image.
     shifts_N2: int64 (N, 2), down and right, in pixels of the output.
-    flips_N: bool (N,).
+    flips_N: bool (N,), left-right.
+    vertical_flips_N: bool (N,), up-down.
     size_px: height and width of the output.
     num_views: views per sample; N = samples * num_views.
     operations: what is then done to the pixels; None = nothing.
+    letterbox: where windows lie in the output; None = they fill it.
     """
 
     ids_N: npt.NDArray[np.int64]
     windows_N4: npt.NDArray[np.int64]
     shifts_N2: npt.NDArray[np.int64]
     flips_N: npt.NDArray[np.bool_]
+    vertical_flips_N: npt.NDArray[np.bool_]
     size_px: int
     num_views: int = 1
     operations: Operations | None = None
+    letterbox: Letterbox | None = None
 
 
 class Fit(NamedTuple):
-    """The window of evaluation: `fit` crop = centred square of `crop_frac` of the short side, squash = the image."""
+    """The window of evaluation: `fit` crop = centred square of `crop_frac` of the short side, else the whole image.
 
-    fit: Literal["crop", "squash"]
+    squash stretches it to the output; letterbox keeps its shape, and `border` fills the rest.
+
+    border: A value per channel, 0..255; read with letterbox alone.
+    """
+
+    fit: Literal["crop", "squash", "letterbox"]
     crop_frac: float
+    border: tuple[int, ...] = ()
 
 
 class Augmentation(NamedTuple):
@@ -62,6 +89,7 @@ class Augmentation(NamedTuple):
     rrc_scale: tuple[float, float] = (0.08, 1.0)
     rrc_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: Literal["none", "random", "alternating"] = "none"
+    vertical_flip_prob: float = 0.0
     operations: tuple[Step, ...] = ()
 
 
@@ -74,13 +102,15 @@ def plan_evaluation(ids_N: npt.NDArray[np.int64], *, sizes_N2: npt.NDArray[np.in
         fit: Which window to take.
         size_px: Height and width of the output.
     """
-    count = len(ids_N)
+    count, sizes_N2 = len(ids_N), np.maximum(sizes_N2, 1)
     return Plan(
         ids_N=ids_N,
-        windows_N4=_evaluation_windows(np.maximum(sizes_N2, 1), fit=fit),
+        windows_N4=_evaluation_windows(sizes_N2, fit=fit),
         shifts_N2=np.zeros((count, 2), dtype=np.int64),
         flips_N=np.zeros(count, dtype=np.bool_),
+        vertical_flips_N=np.zeros(count, dtype=np.bool_),
         size_px=size_px,
+        letterbox=Letterbox(_boxes(sizes_N2, size_px=size_px), fit.border) if fit.fit == "letterbox" else None,
     )
 
 
@@ -113,17 +143,18 @@ def plan_training(
     ids_N, sizes_N2 = np.tile(ids_N, num_views), np.maximum(np.tile(sizes_N2, (num_views, 1)), 1)
     plan = plan_evaluation(ids_N, sizes_N2=sizes_N2, fit=fit, size_px=size_px)._replace(num_views=num_views)
     flips_N = _draw_flips(ids_N, copies_N, flip=augmentation.flip, seed=seed, epoch=epoch)
-    plan = plan._replace(flips_N=flips_N)
+    plan, keys_N = plan._replace(flips_N=flips_N), draw_keys(epoch, copies_N)
+    if augmentation.vertical_flip_prob > 0:
+        draws = random_uniform(seed, Stream.VERTICAL_FLIP, keys_N, ids_N)
+        plan = plan._replace(vertical_flips_N=draws < augmentation.vertical_flip_prob)
     if augmentation.crop == "rrc":
-        keys_N = draw_keys(epoch, copies_N)
-        plan = plan._replace(windows_N4=_draw_rrc(ids_N, keys_N, sizes_N2, augmentation=augmentation, seed=seed))
+        windows_N4 = _draw_rrc(ids_N, keys_N, sizes_N2, augmentation=augmentation, seed=seed)
+        plan = plan._replace(windows_N4=windows_N4, letterbox=None)
     if augmentation.crop == "pad":
         span = 2 * augmentation.pad_px + 1
-        keys_N = draw_keys(epoch, copies_N)
         draws = random_uniform(seed, Stream.SHIFT, keys_N[:, None], ids_N[:, None], np.arange(2))
         plan = plan._replace(shifts_N2=np.floor(draws * span).astype(np.int64) - augmentation.pad_px)
     if augmentation.operations:
-        keys_N = draw_keys(epoch, copies_N)
         plan = plan._replace(
             operations=draw_operations(augmentation.operations, ids_N=ids_N, keys_N=keys_N, seed=seed, size_px=size_px)
         )
@@ -137,8 +168,10 @@ def rows_of(plan: Plan, rows: list[int]) -> Plan:
         windows_N4=plan.windows_N4[rows],
         shifts_N2=plan.shifts_N2[rows],
         flips_N=plan.flips_N[rows],
+        vertical_flips_N=plan.vertical_flips_N[rows],
         num_views=1,
         operations=plan.operations and plan.operations.rows(rows),
+        letterbox=plan.letterbox and plan.letterbox.rows(rows),
     )
 
 
@@ -149,12 +182,19 @@ def draw_keys(epoch: int, copies_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int
 
 def _evaluation_windows(sizes_N2: npt.NDArray[np.int32], *, fit: Fit) -> npt.NDArray[np.int64]:
     heights, widths = sizes_N2[:, 0].astype(np.int64), sizes_N2[:, 1].astype(np.int64)
-    if fit.fit == "squash":
+    if fit.fit != "crop":
         zeros = np.zeros_like(heights)
         return np.stack([zeros, zeros, heights, widths], axis=1)
     side = np.maximum(np.rint(np.minimum(heights, widths) * fit.crop_frac), 1).astype(np.int64)
     tops, lefts = (np.rint((length - side) / 2).astype(np.int64) for length in (heights, widths))  # as torchvision
     return np.stack([tops, lefts, side, side], axis=1)
+
+
+def _boxes(sizes_N2: npt.NDArray[np.int32], *, size_px: int) -> npt.NDArray[np.int64]:
+    """The largest box of each image's shape that fits into the output, in its centre, int64 (N, 4)."""
+    long_sides_N1 = sizes_N2.max(axis=1, keepdims=True)
+    sides_N2 = np.maximum(np.rint(size_px * sizes_N2.astype(np.int64) / long_sides_N1).astype(np.int64), 1)
+    return np.concatenate([(size_px - sides_N2) // 2, sides_N2], axis=1)
 
 
 def _draw_flips(

@@ -1,6 +1,6 @@
 """NVIDIA DALI carries plans out: one graph, on the CPU here and on a GPU where there is one.
 
-plan -> threads: read files -> external_source(bytes, window, size, flip) -> the graph of dali_graph.py
+plan -> threads: read files -> external_source(bytes, window, size, flips) -> the graph of dali_graph.py
                                                      -> (shift and flip, where the plan shifts) -> zero-copy to torch
 
 What DALI's decoder does not take as the others do (everything but upright JPEG) is decoded here and handed to it as
@@ -28,14 +28,16 @@ from pipelines.executors.dali_graph import GraphSettings, build_pipeline, inputs
 from pipelines.geometry import carry_out_plan, shift_and_flip
 from pipelines.kernels import shift_and_flip_rows
 from pipelines.operations.vocabulary import NATIVE_OPERATIONS, Operation
-from pipelines.plan import Plan
+from pipelines.plan import Fit, Letterbox, Plan, plan_evaluation
 from pipelines.scratch import Arena
 from pipelines.source import Source
 
 _DEPTH = 2  # batches within DALI: one that it works on, one that is handed out
 _CHUNK = 16  # files per reading task
 _PLACEHOLDER = np.frombuffer(encode_pnm(np.zeros((1, 1, 1), dtype=np.uint8)), dtype=np.uint8)
-_ONE_PIXEL = Plan(np.zeros(1, np.int64), np.array([[0, 0, 1, 1]]), np.zeros((1, 2), np.int64), np.zeros(1, np.bool_), 1)
+_ONE_PIXEL = plan_evaluation(
+    np.zeros(1, dtype=np.int64), sizes_N2=np.ones((1, 2), dtype=np.int32), fit=Fit("squash", 1.0), size_px=1
+)
 _FAILED_SAMPLE = re.compile(r"sample #(\d+)")
 
 _Encoded = npt.NDArray[np.uint8]
@@ -116,7 +118,7 @@ class DaliExecutor:
                     if (plan := next(coming, None)) is None:
                         break
                     read.append(self._start_reading(plan))
-                while read and len(inside) < _DEPTH:
+                while read and len(inside) < _DEPTH and (not inside or self._suits(read[0].plan)):
                     self._feed(read.popleft(), inside)
                 if not inside:
                     return
@@ -168,10 +170,15 @@ class DaliExecutor:
 
     def _feed(self, job: _Job, inside: deque[_Job]) -> None:
         num_rows = len(job.plan.ids_N)
-        if self._pipeline is None or num_rows > self._most_rows:
+        if self._pipeline is None or num_rows > self._most_rows or not self._suits(job.plan):
+            self._settings = self._settings._replace(border=job.plan.letterbox and job.plan.letterbox.border)
             self._rebuild(max(num_rows, self._most_rows), inside)
         self._give(job)
         inside.append(job)
+
+    def _suits(self, plan: Plan) -> bool:
+        """Whether the pipeline can take the plan, as far as borders are concerned."""
+        return self._settings.border == (plan.letterbox and plan.letterbox.border)
 
     def _give(self, job: _Job) -> None:
         plan = job.plan
@@ -180,7 +187,8 @@ class DaliExecutor:
         plan = plan._replace(windows_N4=windows_N4)
         if _is_shifted(plan):
             assert not self._settings.operations, "operations come after the shift, and the graph does not shift"
-            plan = plan._replace(flips_N=np.zeros_like(plan.flips_N))
+            unflipped_N = np.zeros_like(plan.flips_N)
+            plan = plan._replace(flips_N=unflipped_N, vertical_flips_N=unflipped_N)
         self._feed_inputs([each for chunk in job.chunks for each in chunk.result().encoded], plan)
         self._pipeline.schedule_run()
 
@@ -205,8 +213,10 @@ class DaliExecutor:
 
     def _prime(self) -> None:
         """The first call of `schedule_run` runs as many batches as the pipeline is deep: let these be empty ones."""
+        border = self._settings.border
+        letterbox = None if border is None else Letterbox(_ONE_PIXEL.windows_N4, border)
         for _ in range(_DEPTH):
-            self._feed_inputs([_PLACEHOLDER], _ONE_PIXEL)
+            self._feed_inputs([_PLACEHOLDER], _ONE_PIXEL._replace(letterbox=letterbox))
         self._pipeline.schedule_run()
         for _ in range(_DEPTH):
             self._pipeline.share_outputs()
@@ -265,8 +275,10 @@ def _shift_and_flip(images: Tensor, plan: Plan) -> Tensor:
     rows_N = np.arange(len(plan.ids_N))
     if images.device.type == "cpu":
         shifted = torch.empty_like(images)
-        shift_and_flip_rows(images.numpy(), rows_N, plan.shifts_N2, plan.flips_N, shifted.numpy())
+        shift_and_flip_rows(
+            images.numpy(), rows_N, plan.shifts_N2, plan.flips_N, plan.vertical_flips_N, shifted.numpy()
+        )
         return shifted
-    arrays = (rows_N, plan.shifts_N2, plan.flips_N)
-    rows, shifts_N2, flips_N = (torch.from_numpy(array).to(images.device) for array in arrays)
-    return shift_and_flip(images, rows_N=rows, shifts_N2=shifts_N2, flips_N=flips_N)
+    arrays = (rows_N, plan.shifts_N2, plan.flips_N, plan.vertical_flips_N)
+    rows, shifts_N2, flips_N, vertical_flips_N = (torch.from_numpy(array).to(images.device) for array in arrays)
+    return shift_and_flip(images, rows_N=rows, shifts_N2=shifts_N2, flips_N=flips_N, vertical_flips_N=vertical_flips_N)

@@ -66,27 +66,43 @@ class ResidentExecutor:
             images, rows_N = self._store, plan.ids_N
         else:
             images, rows_N = self._resize(plan).contiguous(), np.arange(len(plan.ids_N))
-            if not plan.shifts_N2.any() and not plan.flips_N.any():
+            if not (plan.shifts_N2.any() or plan.flips_N.any() or plan.vertical_flips_N.any()):
                 return images
         if images.device.type == "cpu":
             return self._shift_and_flip_by_kernel(images, rows_N, plan)
-        arrays = (np.array(rows_N), plan.shifts_N2, plan.flips_N)
-        rows, shifts_N2, flips_N = (torch.from_numpy(array).to(images.device) for array in arrays)
-        return shift_and_flip(images, rows_N=rows, shifts_N2=shifts_N2, flips_N=flips_N)
+        arrays = (np.array(rows_N), plan.shifts_N2, plan.flips_N, plan.vertical_flips_N)
+        rows, shifts_N2, flips_N, vertical_flips_N = (torch.from_numpy(array).to(images.device) for array in arrays)
+        return shift_and_flip(
+            images, rows_N=rows, shifts_N2=shifts_N2, flips_N=flips_N, vertical_flips_N=vertical_flips_N
+        )
 
     def _resize(self, plan: Plan) -> Tensor:
         device = self._store.device
         ids_N, windows_N4 = (torch.from_numpy(np.array(each)).to(device) for each in (plan.ids_N, plan.windows_N4))
-        return resize_windows(self._store[ids_N], windows_N4, size_px=plan.size_px, interpolation=self._interpolation)
+        images = self._store[ids_N]
+        if plan.letterbox is None:
+            return resize_windows(images, windows_N4, sides_px=(plan.size_px,) * 2, interpolation=self._interpolation)
+        boxed = torch.tensor(plan.letterbox.border, dtype=torch.uint8, device=device)
+        boxed = boxed.repeat(len(images), plan.size_px, plan.size_px, 1)
+        boxes, box_of_row_N = np.unique(plan.letterbox.boxes_N4, axis=0, return_inverse=True)
+        for number, (top, left, height, width) in enumerate(boxes.tolist()):  # one: the store's images are of one size
+            rows = torch.from_numpy(np.flatnonzero(box_of_row_N == number)).to(device)
+            boxed[rows, top : top + height, left : left + width] = resize_windows(
+                images[rows], windows_N4[rows], sides_px=(height, width), interpolation=self._interpolation
+            )
+        return boxed
 
     def _shift_and_flip_by_kernel(self, images: Tensor, rows_N: npt.NDArray[np.int64], plan: Plan) -> Tensor:
         stored, shifts_N2, flips_N = images.numpy(), plan.shifts_N2, plan.flips_N
+        vertical_flips_N = plan.vertical_flips_N
         out = torch.empty((len(rows_N), *images.shape[1:]), dtype=torch.uint8)
         out_NHWC = out.numpy()
 
         def carry_out_rows(start: int, stop: int) -> None:
             part = slice(start, stop)
-            shift_and_flip_rows(stored, rows_N[part], shifts_N2[part], flips_N[part], out_NHWC[part])
+            shift_and_flip_rows(
+                stored, rows_N[part], shifts_N2[part], flips_N[part], vertical_flips_N[part], out_NHWC[part]
+            )
 
         self._pool.run(carry_out_rows, num_rows=len(rows_N), bytes_per_row=4 * images[0].numel())
         return out
@@ -123,22 +139,22 @@ def load_store(
     return Store(torch.from_numpy(store), bad)
 
 
-def resize_windows(images_NHWC: Tensor, windows_N4: Tensor, *, size_px: int, interpolation: str) -> Tensor:
+def resize_windows(images_NHWC: Tensor, windows_N4: Tensor, *, sides_px: tuple[int, int], interpolation: str) -> Tensor:
     """Each image's window, resized with antialiasing: columns, rounding (halves up), rows, rounding, as torch does.
 
     Args:
         images_NHWC: uint8 (N, H, W, C).
         windows_N4: int64 (N, 4), top, left, height, width.
-        size_px: Height and width of the result.
+        sides_px: Height and width of the result.
         interpolation: bilinear or bicubic.
 
     Returns:
-        uint8 (N, size_px, size_px, C).
+        uint8 (N, *sides_px, C).
     """
     tops_N, lefts_N, heights_N, widths_N = windows_N4.unbind(1)
     _, height, width, _ = images_NHWC.shape
-    across = _filter_weights(lefts_N, widths_N, length=width, size_px=size_px, interpolation=interpolation)
-    down = _filter_weights(tops_N, heights_N, length=height, size_px=size_px, interpolation=interpolation)
+    across = _filter_weights(lefts_N, widths_N, length=width, size_px=sides_px[1], interpolation=interpolation)
+    down = _filter_weights(tops_N, heights_N, length=height, size_px=sides_px[0], interpolation=interpolation)
     columns = torch.einsum("nhwc,nsw->nhsc", images_NHWC.float(), across).add_(0.5).floor_().clamp_(0, 255)
     return torch.einsum("nhsc,nth->ntsc", columns, down).add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
 

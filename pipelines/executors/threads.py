@@ -1,7 +1,7 @@
 """The CPU path for real work: a pool of threads that decode, resize and write into batches allocated once.
 
 plan -> chunks of 8 samples -> thread: read file -> decode the window
-                                       -> for each view: resize, shift, flip, operate -> slot
+                                       -> for each view: resize, letterbox, shift, flip, operate -> slot
                                (one scratch per thread, no memory asked for per image)
 
 The decoder, torch's resize and the kernels leave the GIL free. Pixels are those of `pipelines.geometry.carry_out`.
@@ -126,11 +126,11 @@ class ThreadsExecutor:
         scratch, out_NHWC = self._scratch(), images_NHWC.numpy()
         first_row_of_view = range(0, len(plan.ids_N), len(plan.ids_N) // plan.num_views)
         rows_MV = np.add.outer(samples, first_row_of_view)
-        shifts_MV2, flips_MV1 = plan.shifts_N2[rows_MV], plan.flips_N[rows_MV][..., None]
-        orders_MV7 = np.concatenate([plan.windows_N4[rows_MV], shifts_MV2, flips_MV1], axis=2)
+        flips_MV2 = np.stack([plan.flips_N[rows_MV], plan.vertical_flips_N[rows_MV]], axis=2)
+        orders_MV8 = np.concatenate([plan.windows_N4[rows_MV], plan.shifts_N2[rows_MV], flips_MV2], axis=2)
         bad: dict[int, str] = {}
         for sample_id, rows, orders in zip(
-            plan.ids_N[rows_MV[:, 0]].tolist(), rows_MV.tolist(), orders_MV7.tolist(), strict=True
+            plan.ids_N[rows_MV[:, 0]].tolist(), rows_MV.tolist(), orders_MV8.tolist(), strict=True
         ):
             around = _around(orders)
             try:
@@ -138,14 +138,28 @@ class ThreadsExecutor:
             except ValueError as error:
                 bad |= dict.fromkeys(rows, str(error))
                 continue
-            for row, (top, left, height, width, down, right, flip) in zip(rows, orders, strict=True):
+            for row, (top, left, height, width, down, right, *flips) in zip(rows, orders, strict=True):
                 image = cut(pixels, (top - around[0], left - around[1], height, width))
-                if (height, width) != (plan.size_px, plan.size_px):
-                    image = _resize(image, size_px=plan.size_px, interpolation=self._interpolation, scratch=scratch)
-                shift_and_flip_image(image, down, right, bool(flip), out_NHWC[row])
+                image = self._fitted(image, plan=plan, row=row, scratch=scratch)
+                shift_and_flip_image(image, down, right, bool(flips[0]), bool(flips[1]), out_NHWC[row])
                 if self._operate is not None:
                     self._operate(out_NHWC[row], plan=plan, row=row)
         return bad
+
+    def _fitted(self, image: npt.NDArray[np.uint8], *, plan: Plan, row: int, scratch: Scratch) -> npt.NDArray[np.uint8]:
+        """A window, uint8 (H, W, C), as it lies in the output, uint8 (S, S, C)."""
+        size_px, letterbox = plan.size_px, plan.letterbox
+        top, left, height, width = (0, 0, size_px, size_px) if letterbox is None else letterbox.boxes_N4[row].tolist()
+        if image.shape[:2] != (height, width):
+            image = _resize(image, height_px=height, width_px=width, interpolation=self._interpolation, scratch=scratch)
+        if letterbox is None or (height, width) == (size_px, size_px):
+            return image
+        num_values = size_px * size_px * self._channels
+        boxed = scratch.window(num_values)[:num_values].reshape(size_px, size_px, self._channels)
+        # row by row: pixel by pixel it takes 160 us instead of 6 (224 x 224 x 3, Intel Xeon, numpy 2.4.6, 2026-11-26)
+        boxed.reshape(size_px, -1)[...] = np.tile(np.array(letterbox.border, dtype=np.uint8), size_px)
+        boxed[top : top + height, left : left + width] = image
+        return boxed
 
     def _scratch(self) -> Scratch:
         if not hasattr(self._local, "scratch"):
@@ -166,16 +180,15 @@ def _around(windows: list[list[int]]) -> Window:
 
 
 def _resize(
-    image: npt.NDArray[np.uint8], *, size_px: int, interpolation: str, scratch: Scratch
+    image: npt.NDArray[np.uint8], *, height_px: int, width_px: int, interpolation: str, scratch: Scratch
 ) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, C) -> (S, S, C), antialiased. torch's fast path takes whole channels_last images only."""
+    """uint8 (H, W, C), antialiased, made from another. torch's fast path takes whole channels_last images only."""
     if not image.flags.carray:
         window = scratch.window(image.size)[: image.size].reshape(image.shape)
         window[...] = image
         image = window
-    resized = F.interpolate(
-        torch.from_numpy(image)[None].permute(0, 3, 1, 2), size=(size_px, size_px), mode=interpolation, antialias=True
-    )
+    image_1CHW = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+    resized = F.interpolate(image_1CHW, size=(height_px, width_px), mode=interpolation, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 

@@ -148,7 +148,7 @@ def test_no_number_may_be_nan(config: Config, key: str) -> None:
 
 
 def test_the_tests_of_numbers_saw_all_of_them() -> None:
-    assert len(KEYS_OF_NUMBERS) == 44
+    assert len(KEYS_OF_NUMBERS) == 45
 
 
 def test_every_number_is_bounded_below() -> None:
@@ -190,7 +190,7 @@ def default_of(key: str) -> Any:
 
 def test_the_tests_of_unread_options_saw_all_of_them() -> None:
     assert len(check._READ_BY) == 19
-    assert (len(READ), len(UNREAD)) == (27, 74)
+    assert (len(READ), len(UNREAD)) == (27, 75)
     assert len(check._READ_BY_DATA) == 5
 
 

@@ -448,6 +448,7 @@ def everything_changed(config: Config) -> Config:
     config = replace_section(config, "data", dataset="folder", root="some/where", val_frac=0.25, verify=True)
     config = replace_section(config, "data", on_bad_sample="replace", on_bad_eval_sample="exclude", max_bad_frac=0.2)
     config = replace_section(config, "augment", crop="rrc", rrc_scale=(0.25, 0.75), flip="alternating", repeats=2)
+    config = replace_section(config, "augment", vertical_flip_prob=0.25)
     config = replace_section(config, "augment", sizes_px=((0.0, 48), (1.5, 64)), mixup_alpha=0.2, cutmix_alpha=1.0)
     config = replace_section(config, "augment", erase_prob=0.25, erase_scale=(0.1, 0.2), noise_std=0.02)
     config = replace_section(config, "model", args={"norm": "layer", "dropout": 0.5, "width": 64})

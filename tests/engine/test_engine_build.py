@@ -153,7 +153,7 @@ def test_the_run_folder_is_decided():
 
 
 def test_the_card_gives_back_model_and_input():
-    spec = InputSpec(size_px=8, channels=1, mean=(0.3,), std=(0.4,))
+    spec = InputSpec(size_px=8, channels=1, mean=(0.3,), std=(0.4,), fit="letterbox")
     card = build_card(CONFIG, class_names=("a", "b"), spec=spec, fingerprints={"train": "12ab"})
     other = replace_section(CONFIG, "model", name="other", args={})
     restored = with_card(other, card)

@@ -334,6 +334,37 @@ def test_all_executors_built_from_a_configuration_give_the_same_batches(
             assert (one.inputs[0] - other.inputs[0]).abs().max() <= levels * 1.01 / 255 / std
 
 
+@pytest.mark.parametrize(
+    ("changes", "levels"),
+    [
+        ({"augment__crop": "pad", "augment__pad_px": 3, "augment__flip": "random"}, 0),
+        ({"augment__crop": "none", "augment__vertical_flip_prob": 0.5}, 0),
+        ({"augment__crop": "rrc"}, 1),
+        ({"augment__sizes_px": ((0, 6), (0.5, 16))}, 1),
+    ],
+    ids=["pad", "none", "rrc", "sizes"],
+)
+def test_all_executors_letterbox_alike_with_a_border_that_is_about_zero(
+    write_folder: WriteFolder, changes: dict[str, Any], levels: int
+) -> None:
+    root = write_folder({"train": TWO, "test": {"cat": 3, "dog": 2}}, sizes=[(10, 20)])
+    backends = ("reference", "resident", "threads")
+    found = []
+    for backend in backends:
+        config = make_config(root, data__val_frac=0.2, loader__backend=backend, input__size_px=12, **changes)
+        config = replace_section(config, "input", fit="letterbox")
+        loaders, std = loaders_of(config), min(data_of(config).spec.std or ())
+        assert loaders.backend.name == backend
+        found.append([batch for loader in (loaders.train, *loaders.evaluation.values()) for batch in loader])
+        images = torch.cat([batch.inputs[0][batch.valid_N] for batch in loaders.evaluation["test"]])
+        assert images[:, :, [0, 1, 2, 9, 10, 11]].abs().max() <= 0.51 / 255 / std, "20 x 10 becomes 12 x 6"
+        assert (images[:, :, 3:9].abs().amax(dim=(1, 2, 3)) > 0.2).all()
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            assert torch.equal(one.ids_N, other.ids_N)
+            assert (one.inputs[0] - other.inputs[0]).abs().max() <= levels * 1.01 / 255 / std
+
+
 def test_training_draws_and_evaluation_does_not(write_folder: WriteFolder) -> None:
     config = make_config(write_folder({"train": TWO}), data__val_frac=0.5, augment__crop="rrc", augment__flip="random")
     data = data_of(config)

@@ -355,3 +355,45 @@ def test_mixing_erasing_and_noise_do_not_share_their_draws(monkeypatch: pytest.M
         monkeypatch.setattr(effects, name, recording)
     draw(ALL, np.arange(4))
     assert sorted(stream for stream, _ in streams) == [Stream.ERASE, Stream.NOISE, Stream.MIX]
+
+
+# --- cutout
+
+
+@pytest.mark.parametrize(("side_px", "size_px"), [(8, 32), (7, 32), (1, 8), (40, 8)])
+def test_cutout_has_its_centre_in_every_pixel_equally_often_and_is_cut_off_at_the_borders(
+    side_px: int, size_px: int
+) -> None:
+    count = 200 * size_px
+    boxes_N4 = draw(EffectSettings(cutout_px=side_px), np.arange(count), size_px=size_px).cutout_N4
+    assert boxes_N4 is not None
+    wanted = {}  # of one axis, by a loop over the places of the centre
+    for centre in range(size_px):
+        covered = [at for at in range(centre - side_px // 2, centre - side_px // 2 + side_px) if 0 <= at < size_px]
+        wanted[covered[0], len(covered)] = wanted.get((covered[0], len(covered)), 0) + 1
+    for axis in (0, 1):
+        found, counts = np.unique(boxes_N4[:, [axis, axis + 2]], axis=0, return_counts=True)
+        assert {(int(start), int(length)) for start, length in found} == set(wanted)
+        expected = [count * wanted[int(start), int(length)] / size_px for start, length in found]
+        assert len(wanted) == 1 or stats.chisquare(counts, expected).pvalue > 1e-3
+    centres = boxes_N4[:, :2] + boxes_N4[:, 2:] / 2
+    assert len(wanted) == 1 or abs(np.corrcoef(centres.T)[0, 1]) < 5 / np.sqrt(count)
+
+
+def test_cutout_differs_by_epoch_copy_view_and_seed_and_beside_erasing() -> None:
+    settings = EffectSettings(cutout_px=4, erasing=Erasing(prob=1.0))
+    ids = np.arange(64)
+    first = draw(settings, ids, num_views=2)
+    assert first.cutout_N4 is not None
+    assert first.erase_N4 is not None
+    assert first.cutout_N4.shape == (128, 4)
+    others = [
+        first.cutout_N4[64:],
+        draw(settings, ids, seed=1).cutout_N4,
+        draw(settings, ids, epoch=1).cutout_N4,
+        draw(settings, ids, copies=np.ones_like(ids)).cutout_N4,
+        first.erase_N4[:64],
+    ]
+    for other in others:
+        assert (first.cutout_N4[:64] != other).any(axis=1).mean() > 0.9
+    assert draw(EffectSettings(), ids).cutout_N4 is None

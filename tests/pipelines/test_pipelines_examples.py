@@ -56,6 +56,17 @@ def test_an_image_of_another_size_is_cut_and_resized_as_in_evaluation() -> None:
     assert np.abs(image.permute(1, 2, 0).numpy() - wanted).max() <= 1.01 / 255
 
 
+def test_a_letterboxed_image_lies_within_a_border_that_is_zero_after_normalising() -> None:
+    wide = ArraySource(
+        class_names=("a",),
+        labels_N=np.zeros(1, dtype=np.int64),
+        images_NHWC=np.random.default_rng(0).integers(0, 256, (1, 4, 8, 3), dtype=np.uint8),
+    )
+    image = read(wide, fit=Fit("letterbox", 1.0, border=(128, 64, 32)))[0].permute(1, 2, 0).numpy()
+    assert np.allclose(image[2:6], (wide.images_NHWC[0] / 255 - MEAN) / STD, atol=1e-6)
+    assert (np.abs(image[[0, 1, 6, 7]]) <= 0.5 / 255 / np.array(STD) + 1e-6).all()
+
+
 def test_fewer_images_than_asked_for_are_all_of_them_once() -> None:
     images = read(make_source(), num_images=500)
     assert len(images) == 12

@@ -1,6 +1,7 @@
 """The compiled loops against their references in torch and numpy."""
 
 import itertools
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -19,44 +20,68 @@ def random_pixels(*shape: int) -> Pixels:
     return np.random.default_rng(list(shape)).integers(0, 256, shape, dtype=np.uint8)
 
 
-def reference(images: Pixels, rows: list[int], shifts: list[tuple[int, int]], flips: list[bool]) -> Pixels:
+class Case(NamedTuple):
+    down: int
+    right: int
+    flip: bool
+    vertical_flip: bool
+
+
+def reference(images: Pixels, rows: list[int], cases: list[Case]) -> Pixels:
     made: Pixels = shift_and_flip(
         torch.from_numpy(np.ascontiguousarray(images)),
         rows_N=torch.tensor(rows),
-        shifts_N2=torch.tensor(shifts),
-        flips_N=torch.tensor(flips),
+        shifts_N2=torch.tensor([case[:2] for case in cases]),
+        flips_N=torch.tensor([case.flip for case in cases]),
+        vertical_flips_N=torch.tensor([case.vertical_flip for case in cases]),
     ).numpy()
     return made
 
 
-def every_shift(size: int) -> list[tuple[int, int, bool]]:
+def carry_out(images: Pixels, rows: list[int], cases: list[Case], out: Pixels) -> None:
+    shift_and_flip_rows(
+        images,
+        np.array(rows),
+        np.array([case[:2] for case in cases]),
+        np.array([case.flip for case in cases]),
+        np.array([case.vertical_flip for case in cases]),
+        out,
+    )
+
+
+def every_case(size: int) -> list[Case]:
     line = range(-(size - 1), size)
-    return list(itertools.product(line, line, (False, True)))
+    return [Case(*values) for values in itertools.product(line, line, (False, True), (False, True))]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_rows_are_shifted_and_flipped_as_torch_does_up_to_the_whole_image(size: int, channels: int) -> None:
-    images, cases = random_pixels(3, size, size, channels), every_shift(size)
-    rows, shifts, flips = (
-        [index % 3 for index in range(len(cases))],
-        [case[:2] for case in cases],
-        [c[2] for c in cases],
-    )
+    images, cases = random_pixels(3, size, size, channels), every_case(size)
+    rows = [index % 3 for index in range(len(cases))]
     out = np.full((len(cases), size, size, channels), 77, dtype=np.uint8)
-    shift_and_flip_rows(images, np.array(rows), np.array(shifts), np.array(flips), out)
-    assert np.array_equal(out, reference(images, rows, shifts, flips))
+    carry_out(images, rows, cases, out)
+    assert np.array_equal(out, reference(images, rows, cases))
+
+
+def test_the_reference_flips_as_numpy_does() -> None:
+    image = random_pixels(1, 5, 5, 3)
+    for flip, vertical_flip in itertools.product((False, True), repeat=2):
+        wanted = image[0, ::-1] if vertical_flip else image[0]
+        wanted = wanted[:, ::-1] if flip else wanted
+        assert np.array_equal(reference(image, [0], [Case(0, 0, flip, vertical_flip)])[0], wanted)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [31, 64, 224])
 def test_rows_long_enough_for_vectors_too(size: int, channels: int) -> None:
     images = random_pixels(2, size, size, channels)
-    cases = [(0, 0, True), (0, 0, False), (3, -2, True), (-size + 1, size - 1, True), (1, size // 2, False)]
-    rows, shifts, flips = [0, 1, 1, 0, 1], [case[:2] for case in cases], [case[2] for case in cases]
+    shifts = [(0, 0), (3, -2), (-size + 1, size - 1), (1, size // 2)]
+    cases = [Case(*shift, *flips) for shift in shifts for flips in itertools.product((False, True), repeat=2)]
+    rows = [index % 2 for index in range(len(cases))]
     out = np.full((len(cases) + 2, size, size, channels), 77, dtype=np.uint8)
-    shift_and_flip_rows(images, np.array(rows), np.array(shifts), np.array(flips), out[1:-1])
-    assert np.array_equal(out[1:-1], reference(images, rows, shifts, flips))
+    carry_out(images, rows, cases, out[1:-1])
+    assert np.array_equal(out[1:-1], reference(images, rows, cases))
     assert (out[[0, -1]] == 77).all(), "nothing beside the rows is touched"
 
 
@@ -72,16 +97,16 @@ def test_an_image_of_any_strides_is_shifted_and_flipped_alike(channels: int) -> 
     }
     for name, image in views.items():
         assert not image.flags.c_contiguous
-        for down, right, flip in every_shift(size)[::5]:
+        for case in every_case(size)[::5]:
             out = np.full((size, size, channels), 77, dtype=np.uint8)
-            shift_and_flip_image(image, down, right, flip, out)
-            assert np.array_equal(out[None], reference(image[None], [0], [(down, right)], [flip])), name
+            shift_and_flip_image(image, *case, out)
+            assert np.array_equal(out[None], reference(image[None], [0], [case])), name
 
 
 def test_a_result_may_lie_in_a_slot_of_a_batch_and_the_others_stay() -> None:
     image = random_pixels(4, 4, 3)
     batch = np.full((3, 4, 4, 3), 9, dtype=np.uint8)
-    shift_and_flip_image(image, 0, 0, True, batch[1])
+    shift_and_flip_image(image, 0, 0, True, False, batch[1])
     assert np.array_equal(batch[1], image[:, ::-1])
     assert (batch[[0, 2]] == 9).all()
 
@@ -112,7 +137,7 @@ def test_where_no_folder_can_keep_machine_code_it_is_compiled_at_each_start(
     def double(value: int) -> int:
         return 2 * value
 
-    compiled = kernels._compile(double)
+    compiled = kernels.compiled(double)
     assert compiled(21) == 42
     assert asked == [{"nogil": True, "cache": True}] + [{"nogil": True}] * (not keeps)
 
@@ -120,9 +145,9 @@ def test_where_no_folder_can_keep_machine_code_it_is_compiled_at_each_start(
 def test_shapes_that_do_not_fit_are_refused_before_the_loops_read_beside_the_image() -> None:
     image, out = random_pixels(4, 4, 3), np.zeros((12, 12, 3), dtype=np.uint8)
     with pytest.raises(AssertionError):
-        shift_and_flip_image(image, 0, 0, False, out)
+        shift_and_flip_image(image, 0, 0, False, False, out)
     rows, shifts, flips = np.zeros(1, dtype=np.int64), np.zeros((1, 2), dtype=np.int64), np.zeros(1, dtype=np.bool_)
     with pytest.raises(AssertionError):
-        shift_and_flip_rows(image[None], rows, shifts, flips, out[None])
+        shift_and_flip_rows(image[None], rows, shifts, flips, flips, out[None])
     with pytest.raises(AssertionError):
-        shift_and_flip_rows(out[None, ::-1], rows, shifts, flips, out[None].copy())
+        shift_and_flip_rows(out[None, ::-1], rows, shifts, flips, flips, out[None].copy())

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image, ImageOps
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
@@ -13,13 +14,16 @@ from torchvision.transforms.v2 import functional as tv
 from pipelines.plan import PLAN_VERSION, Augmentation, Fit, Plan, draw_keys, plan_evaluation, plan_training, rows_of
 
 WHOLE = Fit("crop", 1.0)
-ARRAYS = ("ids_N", "windows_N4", "shifts_N2", "flips_N")
+LETTERBOX = Fit("letterbox", 1.0, border=(7, 8, 9))
+OF_VERSION_1 = ("ids_N", "windows_N4", "shifts_N2", "flips_N")  # the arrays there were when it was set
+ARRAYS = (*OF_VERSION_1, "vertical_flips_N")
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 AUGMENTATIONS = [
     Augmentation(),
     Augmentation(crop="pad", pad_px=4, flip="random"),
     Augmentation(crop="rrc", flip="alternating"),
     Augmentation(crop="rrc", rrc_scale=(0.5, 0.9), rrc_ratio=(0.5, 2.0), flip="random"),
+    Augmentation(crop="pad", pad_px=9, flip="random", vertical_flip_prob=0.5),
 ]
 
 
@@ -36,12 +40,13 @@ def draw(
     seed: int = 0,
     epoch: int = 0,
     num_views: int = 1,
+    fit: Fit = WHOLE,
 ) -> Plan:
     return plan_training(
         ids,
         copies_N=np.zeros_like(ids) if copies is None else copies,
         sizes_N2=sizes[ids],
-        fit=WHOLE,
+        fit=fit,
         augmentation=augmentation,
         seed=seed,
         epoch=epoch,
@@ -63,7 +68,7 @@ def rows_of_arrays(plan: Plan, rows: npt.NDArray[np.int64]) -> Plan:
 def digest_of(plans: list[Plan]) -> str:
     digest = hashlib.sha256()
     for plan in plans:
-        for name in ARRAYS:
+        for name in OF_VERSION_1:
             digest.update(getattr(plan, name).tobytes())
     return digest.hexdigest()
 
@@ -124,6 +129,8 @@ def test_views_and_copies_are_drawn_each_anew_and_the_first_is_that_of_one_view(
         geometry, first = (np.column_stack([plan.windows_N4, plan.shifts_N2]) for plan in (other, alone))
         assert (geometry != first).any(axis=1).mean() > 0.9
         assert abs((other.flips_N != alone.flips_N).mean() - 0.5) < 5 * 0.5 / np.sqrt(200)
+        if augmentation.vertical_flip_prob:
+            assert abs((other.vertical_flips_N != alone.vertical_flips_N).mean() - 0.5) < 5 * 0.5 / np.sqrt(200)
 
 
 def test_no_two_of_copy_and_view_share_their_draws() -> None:
@@ -148,11 +155,17 @@ def test_alternating_flips_alternate_in_each_copy_and_view() -> None:
 
 
 def test_rows_of_a_plan_are_a_plan_of_one_view() -> None:
-    sizes = sizes_like(20, (32, 32))
-    plan = draw(AUGMENTATIONS[3], ids=np.arange(20), sizes=sizes, num_views=2)
-    part = rows_of(plan, [39, 0, 7])
-    assert part.num_views == 1
-    assert_rows_equal(part, rows_of_arrays(plan, np.array([39, 0, 7]))._replace(num_views=1))
+    sizes, rows = sizes_like(20, (32, 32), (10, 30)), [39, 0, 7]
+    for fit in (WHOLE, LETTERBOX):
+        plan = draw(AUGMENTATIONS[4], ids=np.arange(20), sizes=sizes, num_views=2, fit=fit)
+        part = rows_of(plan, rows)
+        assert part.num_views == 1
+        assert_rows_equal(part, rows_of_arrays(plan, np.array(rows))._replace(num_views=1))
+    assert part.letterbox is not None
+    assert plan.letterbox is not None
+    assert part.letterbox.boxes_N4.tolist() == plan.letterbox.boxes_N4[rows].tolist()
+    assert part.letterbox.border == (7, 8, 9)
+    assert rows_of(draw(AUGMENTATIONS[4], ids=np.arange(20), sizes=sizes), [7]).letterbox is None
 
 
 def test_an_image_of_unknown_size_counts_as_one_pixel() -> None:
@@ -160,6 +173,9 @@ def test_an_image_of_unknown_size_counts_as_one_pixel() -> None:
     for augmentation in AUGMENTATIONS:
         plan = draw(augmentation, ids=np.arange(2), sizes=unknown)
         assert plan.windows_N4.tolist() == [[0, 0, 1, 1]] * 2
+    letterbox = draw(Augmentation(), ids=np.arange(2), sizes=unknown, fit=LETTERBOX).letterbox
+    assert letterbox is not None
+    assert letterbox.boxes_N4.tolist() == [[0, 0, 24, 24]] * 2
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS[1:], ids=lambda a: f"{a.crop}_{a.flip}")
@@ -188,6 +204,7 @@ def test_dtypes_and_shapes_are_those_that_executors_are_promised() -> None:
             ((6,), np.int64),
             ((6, 4), np.int64),
             ((6, 2), np.int64),
+            ((6,), np.bool_),
             ((6,), np.bool_),
         ]
 
@@ -293,7 +310,49 @@ def test_alternating_flips_alternate_from_a_random_start() -> None:
 
 
 def test_without_flips_nothing_is_flipped() -> None:
-    assert not draw(Augmentation(crop="pad", pad_px=2), ids=np.arange(500), sizes=sizes_like(500, (8, 8))).flips_N.any()
+    plan = draw(Augmentation(crop="pad", pad_px=2), ids=np.arange(500), sizes=sizes_like(500, (8, 8)))
+    assert not plan.flips_N.any()
+    assert not plan.vertical_flips_N.any()
+
+
+@pytest.mark.parametrize("prob", [0.02, 0.3, 0.5])
+def test_vertical_flips_come_at_their_rate_beside_the_others_and_anew_in_each_epoch(prob: float) -> None:
+    count = 40_000
+    augmentation = Augmentation(flip="random", vertical_flip_prob=prob)
+    first, second = (
+        draw(augmentation, ids=np.arange(count), sizes=sizes_like(count, (8, 8)), epoch=epoch) for epoch in (0, 1)
+    )
+    up_down, other_epoch = first.vertical_flips_N, second.vertical_flips_N
+    for happened, wanted in (
+        (up_down, prob),
+        (other_epoch, prob),
+        (up_down & first.flips_N, prob / 2),
+        (up_down & other_epoch, prob**2),
+    ):
+        assert abs(happened.mean() - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / count)  # binomial, five deviations
+
+
+def test_a_vertical_flip_of_probability_one_is_certain() -> None:
+    plan = draw(Augmentation(vertical_flip_prob=1.0), ids=np.arange(5000), sizes=sizes_like(5000, (8, 8)))
+    assert plan.vertical_flips_N.all()
+
+
+def test_the_vertical_flips_of_plan_version_1_are_what_they_were_when_they_were_added() -> None:
+    plan = draw(
+        Augmentation(vertical_flip_prob=0.5), ids=np.arange(1000), sizes=sizes_like(1000, (8, 8)), seed=4, epoch=3
+    )
+    assert PLAN_VERSION == 1, "a version that draws otherwise has golden numbers of its own"
+    assert plan.vertical_flips_N[:8].tolist() == [True, False, True, False, True, False, True, True]
+    assert plan.vertical_flips_N.sum() == 476
+
+
+def test_vertical_flips_leave_every_other_draw_as_it_was() -> None:
+    sizes, ids = sizes_like(300, (48, 200)), np.arange(300)
+    for augmentation in AUGMENTATIONS[1:4]:
+        without = draw(augmentation, ids=ids, sizes=sizes, num_views=2)
+        plan = draw(augmentation._replace(vertical_flip_prob=0.5), ids=ids, sizes=sizes, num_views=2)
+        assert plan.vertical_flips_N.any()
+        assert_rows_equal(plan._replace(vertical_flips_N=without.vertical_flips_N), without)
 
 
 @pytest.mark.parametrize("pad_px", [1, 4])
@@ -356,3 +415,67 @@ def test_training_without_rrc_sees_the_window_of_its_fit() -> None:
             size_px=24,
         )
         assert plan.windows_N4.tolist() == evaluation_windows(sizes.tolist(), fit=fit).tolist()
+
+
+def boxes(sizes: list[tuple[int, int]], *, size_px: int) -> list[list[int]]:
+    plan = plan_evaluation(
+        np.arange(len(sizes)), sizes_N2=np.array(sizes, dtype=np.int32), fit=LETTERBOX, size_px=size_px
+    )
+    assert plan.windows_N4.tolist() == [[0, 0, height, width] for height, width in sizes], "the whole image"
+    assert plan.letterbox is not None
+    assert plan.letterbox.border == LETTERBOX.border
+    assert plan.letterbox.boxes_N4.dtype == np.int64
+    found: list[list[int]] = plan.letterbox.boxes_N4.tolist()
+    return found
+
+
+@pytest.mark.parametrize("size_px", [24, 33, 224])
+def test_a_letterboxed_image_has_the_size_that_pillow_contains_it_in_and_lies_in_the_middle(size_px: int) -> None:
+    rng = np.random.default_rng(size_px)
+    sizes = [
+        (375, 500),
+        (500, 375),
+        (24, 24),
+        (33, 11),
+        (10, 80),
+        *(tuple(rng.integers(20, 400, 2)) for _ in range(200)),
+    ]
+    for (height, width), (top, left, *sides) in zip(sizes, boxes(sizes, size_px=size_px), strict=True):
+        contained = ImageOps.contain(Image.new("L", (int(width), int(height))), (size_px, size_px))
+        assert sides == [contained.height, contained.width]
+        assert max(sides) == size_px
+        for start, side in ((top, sides[0]), (left, sides[1])):
+            before, behind = start, size_px - start - side
+            assert 0 <= behind - before <= 1, "the odd pixel of the border is right or below"
+
+
+def test_boxes_of_a_letterbox_as_one_counts_them_by_hand() -> None:
+    sizes = [(375, 500), (500, 375), (8, 8), (1, 9), (900, 1), (3, 5), (70_000, 140_000)]
+    assert boxes(sizes, size_px=10) == [
+        [1, 0, 8, 10],  # 7.5 is rounded to the even number, and 1 of the 2 that are left stands above
+        [0, 1, 10, 8],
+        [0, 0, 10, 10],
+        [4, 0, 1, 10],
+        [0, 4, 10, 1],  # 0.01 is at least a pixel
+        [2, 0, 6, 10],
+        [2, 0, 5, 10],
+    ]
+    assert boxes([(16, 33), (140_000, 70_000)], size_px=16_384) == [[4220, 0, 7944, 16384], [0, 4096, 16384, 8192]]
+
+
+def test_training_letterboxes_as_evaluation_does_unless_it_draws_windows() -> None:
+    sizes, ids = sizes_like(6, (30, 50), (50, 20)), np.arange(6)
+    evaluation = plan_evaluation(ids, sizes_N2=sizes, fit=LETTERBOX, size_px=24).letterbox
+    assert evaluation is not None
+    for crop in ("none", "pad"):
+        plan = draw(Augmentation(crop=crop), ids=ids, sizes=sizes, num_views=2, fit=LETTERBOX)
+        assert plan.letterbox is not None
+        assert plan.letterbox.boxes_N4.tolist() == evaluation.boxes_N4.tolist() * 2
+    drawn = [draw(Augmentation(crop="rrc"), ids=ids, sizes=sizes, fit=fit) for fit in (WHOLE, LETTERBOX)]
+    assert_rows_equal(*drawn)
+    assert drawn[1].letterbox is None
+
+
+def test_no_other_fit_has_boxes() -> None:
+    for fit in (WHOLE, Fit("squash", 1.0), Fit("crop", 0.5, border=(1, 2, 3))):
+        assert draw(AUGMENTATIONS[1], ids=np.arange(4), sizes=sizes_like(4, (30, 50)), fit=fit).letterbox is None

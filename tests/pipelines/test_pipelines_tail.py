@@ -10,6 +10,8 @@ from scipy import stats
 
 from pipelines import counter, tail
 from pipelines.effects import Effects, MixPlan
+from pipelines.operations.kernels import operate_rows
+from pipelines.operations.vocabulary import Operation, Operations
 from pipelines.parallel import RowPool
 from pipelines.tail import Tail, _shift_right, _standard_normal, add_noise, box_masks
 
@@ -289,3 +291,45 @@ def test_a_whole_image_may_be_the_partners() -> None:
     plan = MixPlan(np.array([2, 2], dtype=np.int8), np.zeros(2, dtype=np.float32), np.array([[0, 0, 9, 9]] * 2))
     (plain,), (made,) = build()(images, Effects()), build()(images, Effects(mix=plan))
     assert torch.equal(made, plain[[1, 0]])
+
+
+# --- operations and cutout
+
+
+def mixed_operations(count: int) -> Operations:
+    rng = np.random.default_rng(5)
+    codes = rng.integers(0, len(Operation), (count, 2)).astype(np.int8)
+    return Operations(codes, rng.uniform(0.2, 8, (count, 2, 6)))
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_operations_come_first_and_leave_the_images_given_as_they_were(dtype: torch.dtype, num_threads: int) -> None:
+    images, operations = random_images(40, size=64), mixed_operations(40)
+    before = images.clone()
+    (made,) = build(dtype=dtype, num_threads=num_threads)(images, Effects(operations=operations))
+    assert torch.equal(images, before)
+    done = images.numpy().copy()
+    operate_rows(done, operations)
+    assert (done != before.numpy()).any()
+    np.testing.assert_allclose(nhwc(made), normalised(done), atol=1e-6)
+
+
+def test_another_device_gets_the_same_from_batched_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that can be seen without one: the lines that it runs, on the CPU."""
+    images, operations = random_images(30, size=24), mixed_operations(30)
+    (by_kernels,) = build()(images, Effects(operations=operations))
+    elsewhere = build()
+    monkeypatch.setattr(elsewhere, "_device", torch.device("meta"))
+    by_torch = elsewhere._normalise(elsewhere._operate(images, operations).float())
+    difference = 255 * min(STD) * np.abs(nhwc(by_kernels) - by_torch.double().numpy())
+    assert difference.mean() < 0.2
+
+
+def test_cutout_is_the_mean_beside_an_erased_box() -> None:
+    images = random_images(2)
+    boxes = np.array([[0, 0, 3, 4], [5, 5, 4, 4]])
+    (made,) = build()(images, Effects(cutout_N4=boxes, erase_N4=boxes[::-1].copy()))
+    wanted = normalised(images.numpy())
+    wanted[:, 0:3, 0:4] = wanted[:, 5:9, 5:9] = 0
+    np.testing.assert_allclose(nhwc(made), wanted, atol=1e-6)

@@ -48,17 +48,35 @@ class Case(NamedTuple):
 
 SEVERAL = [(30, 44), (41, 23), (26, 26)]
 SHIFT_FLIP = Augmentation(crop="pad", pad_px=4, flip="random")
+ALL_FLIPS = Augmentation(flip="random", vertical_flip_prob=0.5)
+SHIFT_ALL_FLIPS = SHIFT_FLIP._replace(vertical_flip_prob=0.5)
 RRC = Augmentation(crop="rrc", flip="random")
+CROP, SQUASH = Fit("crop", 1.0), Fit("squash", 1.0)
+LETTERBOX, GREY_LETTERBOX = Fit("letterbox", 1.0, border=(124, 7, 255)), Fit("letterbox", 1.0, border=(90,))
 CASES = {
     "as_stored": Case([(20, 20)], 20, Augmentation(), 0, 0.0),
     "flip": Case([(20, 20)], 20, Augmentation(flip="random"), 0, 0.0),
     "shift": Case([(20, 20)], 20, Augmentation(crop="pad", pad_px=5), 0, 0.0),
+    "vertical_flip": Case([(20, 20)], 20, Augmentation(vertical_flip_prob=0.5), 0, 0.0),
+    "all_flips": Case([(20, 20)], 20, ALL_FLIPS, 0, 0.0),
+    "shift_all_flips_grey": Case([(20, 20)], 20, SHIFT_ALL_FLIPS, 0, 0.0, channels=1),
+    "rrc_vertical_flip": Case([(30, 44)], 16, Augmentation(crop="rrc", vertical_flip_prob=0.5), 1, 0.2),
     "shift_and_flip_grey": Case([(20, 20)], 20, SHIFT_FLIP, 0, 0.0, channels=1),
     "centre_crop": Case([(20, 33), (41, 20)], 20, SHIFT_FLIP, 0, 0.0),
     "resize": Case(SEVERAL, 17, Augmentation(), 1, 0.2),
     "resize_bicubic": Case(SEVERAL, 17, Augmentation(), 1, 0.2, interpolation="bicubic"),
     "enlarge_bicubic_shift_flip": Case(SEVERAL, 50, SHIFT_FLIP, 1, 0.2, interpolation="bicubic"),
-    "squash": Case(SEVERAL, 17, SHIFT_FLIP, 1, 0.2, fit=Fit("squash", 1.0)),
+    "squash": Case(SEVERAL, 17, SHIFT_FLIP, 1, 0.2, fit=SQUASH),
+    "letterbox": Case(SEVERAL, 17, Augmentation(), 1, 0.2, fit=LETTERBOX),
+    "letterbox_landscape_bicubic": Case([(30, 44)], 16, SHIFT_FLIP, 1, 0.2, interpolation="bicubic", fit=LETTERBOX),
+    "letterbox_portrait_grey": Case([(44, 30)], 16, ALL_FLIPS, 1, 0.2, channels=1, fit=GREY_LETTERBOX),
+    "letterbox_enlarged": Case([(12, 30), (30, 12)], 50, SHIFT_ALL_FLIPS, 1, 0.2, fit=LETTERBOX),
+    "letterbox_thin": Case([(1, 40), (40, 1), (2, 90)], 16, SHIFT_ALL_FLIPS, 1, 0.2, fit=LETTERBOX),
+    "letterbox_not_resized": Case([(20, 13), (1, 20), (20, 20), (19, 20)], 20, ALL_FLIPS, 0, 0.0, fit=LETTERBOX),
+    "letterbox_shift_two_views": Case([(20, 13), (8, 20)], 20, SHIFT_ALL_FLIPS, 0, 0.0, fit=LETTERBOX, num_views=2),
+    "letterbox_rrc": Case([(30, 44)], 16, RRC, 1, 0.2, fit=LETTERBOX),
+    "jpeg_letterbox": Case([(60, 88)], 32, SHIFT_ALL_FLIPS, 1, 0.2, fit=LETTERBOX, suffix=".jpg"),
+    "jpeg_letterbox_not_resized": Case([(20, 13)], 20, Augmentation(), 0, 0.0, fit=LETTERBOX, suffix=".jpg"),
     "crop_frac": Case(SEVERAL, 17, Augmentation(), 1, 0.2, fit=Fit("crop", 0.7)),
     "rrc": Case([(30, 44)], 16, RRC, 1, 0.2),
     "rrc_bicubic_grey": Case([(44, 30)], 16, RRC, 1, 0.2, channels=1, interpolation="bicubic"),
@@ -77,16 +95,22 @@ def oracle(image: Image.Image, plan: Plan, row: int, case: Case) -> Pixels:
     top, left, height, width = plan.windows_N4[row].tolist()
     size = case.size_px
     image = image.convert("L" if case.channels == 1 else "RGB").crop((left, top, left + width, top + height))
-    pixels = np.asarray(image.resize((size, size), PILLOW[case.interpolation])).reshape(size, size, case.channels)
+    box = (0, 0, size, size) if plan.letterbox is None else plan.letterbox.boxes_N4[row].tolist()
+    top, left, height, width = box
+    pixels = np.empty((size, size, case.channels), dtype=np.uint8)
+    pixels[:] = 0 if plan.letterbox is None else plan.letterbox.border
+    resized = np.asarray(image.resize((width, height), PILLOW[case.interpolation]))
+    pixels[top : top + height, left : left + width] = resized.reshape(height, width, case.channels)
     down, right = plan.shifts_N2[row].tolist()
     border = size - 1
     padded = np.pad(pixels, ((border, border), (border, border), (0, 0)), mode="reflect")
     pixels = padded[border + down : border + down + size, border + right : border + right + size]
-    return pixels[:, ::-1] if plan.flips_N[row] else pixels
+    pixels = pixels[:, ::-1] if plan.flips_N[row] else pixels
+    return pixels[::-1] if plan.vertical_flips_N[row] else pixels
 
 
-def draw_plans(source: Source, case: Case, *, epoch: int) -> list[Plan]:
-    """All samples, shuffled, in batches of 2, 5 and 5; one of them twice."""
+def draw_plans(source: Source, case: Case, *, epoch: int, sizes_px: tuple[int, ...] = ()) -> list[Plan]:
+    """All samples, shuffled, in batches of 2, 5 and 5; one of them twice. `sizes_px` instead of the case's size."""
     ids = np.random.default_rng(epoch).permutation(len(source.labels_N))
     ids[-1] = ids[0]
     return [
@@ -98,10 +122,10 @@ def draw_plans(source: Source, case: Case, *, epoch: int) -> list[Plan]:
             augmentation=case.augmentation,
             seed=1,
             epoch=epoch,
-            size_px=case.size_px,
+            size_px=size_px,
             num_views=case.num_views,
         )
-        for part in np.split(ids, [2, 7])
+        for part, size_px in zip(np.split(ids, [2, 7]), sizes_px or [case.size_px] * 3, strict=True)
     ]
 
 
@@ -134,7 +158,7 @@ def test_the_contract_runs_over_every_executor_there_is() -> None:
     expected = modules if DALI_IS_EXPECTED else modules - {"dali"}
     assert {name.split("_")[0] for name in EXECUTORS} == expected
     assert len(EXECUTORS) == (7 if DALI_IS_EXPECTED else 6)
-    assert len(CASES) == 18
+    assert len(CASES) == 32
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -187,18 +211,52 @@ def test_an_image_that_cannot_be_read_is_told_and_the_others_are_right(
         assert num_bad in (3, 6)  # three views, of one or two occurrences
 
 
+@pytest.mark.parametrize("case_name", ["rrc", "letterbox_landscape_bicubic"])
 @pytest.mark.parametrize("name", EXECUTORS)
-def test_image_sizes_change_from_plan_to_plan(name: str, make_source: Callable[[Case], Source]) -> None:
-    case = CASES["rrc"]
+def test_image_sizes_change_from_plan_to_plan(name: str, case_name: str, make_source: Callable[[Case], Source]) -> None:
+    case = CASES[case_name]
     source = make_source(case)
-    plans = draw_plans(source, case, epoch=0)
-    plans = [plan._replace(size_px=size_px) for plan, size_px in zip(plans, (12, 40, 16), strict=True)]
-    for plan, carried in zip(plans, EXECUTORS[name](source, case.setting).run(iter(plans)), strict=True):
+    plans = draw_plans(source, case, epoch=0, sizes_px=(12, 40, 16))
+    executor = EXECUTORS[name](source, case.setting._replace(windows="drawn"))
+    for plan, carried in zip(plans, executor.run(iter(plans)), strict=True):
         for row, sample_id in enumerate(plan.ids_N):
             with Image.open(source.describe(int(sample_id))) as image:
                 wanted = oracle(image, plan, row, case._replace(size_px=plan.size_px))
             difference = np.abs(carried.images_NHWC[row].numpy().astype(int) - wanted)
             assert difference.mean() <= (ONE_MEAN if name == "dali" else case.mean_difference)
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_a_square_image_letterboxed_equals_crop_and_squash_to_the_bit(
+    name: str, make_source: Callable[[Case], Source]
+) -> None:
+    case = Case([(30, 30), (24, 24)], 17, SHIFT_ALL_FLIPS, 1, 0.2)
+    source = make_source(case)
+    made = []
+    for each in (case._replace(fit=fit) for fit in (CROP, SQUASH, LETTERBOX)):
+        plans = draw_plans(source, each, epoch=0)
+        made.append(torch.cat([kept(one).images_NHWC for one in EXECUTORS[name](source, each.setting).run(plans)]))
+    assert len(made[0]) == COUNT
+    assert torch.equal(made[2], made[0])
+    assert torch.equal(made[2], made[1])
+
+
+@pytest.mark.parametrize("name", [name for name in EXECUTORS if name != "resident"])
+def test_plans_with_a_border_another_border_and_none_take_turns(
+    name: str, make_source: Callable[[Case], Source]
+) -> None:
+    """Resident is told at its start what it stores."""
+    case = CASES["letterbox_not_resized"]
+    source = make_source(case)
+    cases = [case._replace(fit=fit) for fit in (CROP, LETTERBOX, LETTERBOX._replace(border=(1, 2, 3)), SQUASH)]
+    pairs = [(plan, each) for each in cases for plan in draw_plans(source, each, epoch=0)]
+    pairs += pairs[:4]
+    executor = EXECUTORS[name](source, case.setting)
+    for (plan, each), carried in zip(pairs, executor.run(plan for plan, _ in pairs), strict=True):
+        for row, sample_id in enumerate(plan.ids_N):
+            with Image.open(source.describe(int(sample_id))) as image:
+                difference = np.abs(carried.images_NHWC[row].numpy().astype(int) - oracle(image, plan, row, each))
+            assert difference.mean() <= (ONE_MEAN if name == "dali" else 0.2)
 
 
 @pytest.mark.parametrize("name", EXECUTORS)

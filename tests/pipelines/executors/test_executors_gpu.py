@@ -25,6 +25,12 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine"),
 ]
 CUDA = torch.device("cuda", 0)
+FITS = [Fit("crop", 1.0), Fit("letterbox", 1.0, border=(124, 7, 255))]
+AUGMENTATIONS = [
+    Augmentation(crop="rrc", flip="random", vertical_flip_prob=0.5),
+    Augmentation(crop="pad", pad_px=4, flip="random", vertical_flip_prob=0.5),
+    Augmentation(flip="random", vertical_flip_prob=0.5),
+]
 
 
 @pytest.fixture
@@ -37,13 +43,13 @@ def source(write_folder: Callable[..., Path]) -> Source:
     return scan_folder(str(root), show_progress=False)["train"]
 
 
-def draw_plans(source: Source, augmentation: Augmentation, *, size_px: int) -> list[Plan]:
+def draw_plans(source: Source, augmentation: Augmentation, *, fit: Fit, size_px: int) -> list[Plan]:
     return [
         plan_training(
             ids,
             copies_N=np.zeros_like(ids),
             sizes_N2=source.sizes_N2[ids],
-            fit=Fit("crop", 1.0),
+            fit=fit,
             augmentation=augmentation,
             seed=0,
             epoch=0,
@@ -53,16 +59,15 @@ def draw_plans(source: Source, augmentation: Augmentation, *, size_px: int) -> l
     ]
 
 
-@pytest.mark.parametrize(
-    "augmentation", [Augmentation(crop="rrc", flip="random"), Augmentation(crop="pad", flip="random")]
-)
-def test_resident_on_the_gpu_makes_the_pixels_of_the_cpu(source: Source, augmentation: Augmentation) -> None:
+@pytest.mark.parametrize("fit", FITS, ids=lambda fit: fit.fit)
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=lambda augmentation: augmentation.crop)
+def test_resident_on_the_gpu_makes_the_pixels_of_the_cpu(source: Source, augmentation: Augmentation, fit: Fit) -> None:
     store = load_store(source, channels=3, windows=None, interpolation="bilinear", show_progress=False)
     on_gpu = store._replace(images_NHWC=store.images_NHWC.to(CUDA))
     executors = [
         ResidentExecutor(each, interpolation="bilinear", windows="drawn", pool=RowPool(1)) for each in (store, on_gpu)
     ]
-    plans = draw_plans(source, augmentation, size_px=64)
+    plans = draw_plans(source, augmentation, size_px=64, fit=fit)
     for one, two in zip(*(executor.run(iter(plans)) for executor in executors), strict=True):
         difference = (one.images_NHWC.int() - two.images_NHWC.cpu().int()).abs()
         assert difference.max() <= 1
@@ -70,12 +75,14 @@ def test_resident_on_the_gpu_makes_the_pixels_of_the_cpu(source: Source, augment
 
 
 @pytest.mark.skipif(not DALI_IS_EXPECTED, reason="no builds of DALI for this system")
-def test_dali_on_the_gpu_is_near_the_reference(source: Source) -> None:
+@pytest.mark.parametrize("fit", FITS, ids=lambda fit: fit.fit)
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=lambda augmentation: augmentation.crop)
+def test_dali_on_the_gpu_is_near_the_reference(source: Source, augmentation: Augmentation, fit: Fit) -> None:
     from pipelines.executors.dali import DaliExecutor
 
     dali = DaliExecutor(source, channels=3, interpolation="bilinear", device=CUDA, num_threads=2, num_prefetched=2)
     reference = EXECUTORS["reference_0_workers"](source, Setting())
-    plans = draw_plans(source, Augmentation(crop="rrc", flip="random"), size_px=64)
+    plans = draw_plans(source, augmentation, size_px=64, fit=fit)
     for one, two in zip(reference.run(iter(plans)), dali.run(iter(plans)), strict=True):
         assert not two.bad
         assert two.images_NHWC.device.type == "cuda"
@@ -125,7 +132,7 @@ def test_the_transfer_and_the_tail_give_on_the_gpu_what_the_cpu_gives() -> None:
     for step in range(12):  # the slot and the ring are used over and over
         slot.copy_(torch.from_numpy(rng.integers(0, 256, slot.shape, dtype=np.uint8)))
         ids_N, zeros_N = np.arange(16), np.zeros(16, dtype=np.int64)
-        plan = Plan(ids_N, np.zeros((16, 4), np.int64), np.zeros((16, 2), np.int64), zeros_N > 0, 40)
+        plan = Plan(ids_N, np.zeros((16, 4), np.int64), np.zeros((16, 2), np.int64), zeros_N > 0, zeros_N > 0, 40)
         effects = draw_effects(
             plan, copies_B=zeros_N, positions_B=16 * step + ids_N, settings=settings, seed=0, epoch=0
         )

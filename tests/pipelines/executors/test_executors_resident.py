@@ -21,23 +21,23 @@ PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BIC
 
 
 @pytest.mark.parametrize("interpolation", PILLOW)
-@pytest.mark.parametrize("size_px", [1, 7, 32, 64])
+@pytest.mark.parametrize(("height_px", "width_px"), [(1, 1), (7, 7), (32, 32), (64, 64), (9, 32), (40, 1)])
 def test_resized_windows_equal_pillow_within_rounding(
-    size_px: int, interpolation: str, pixels_of: Callable[..., Pixels]
+    height_px: int, width_px: int, interpolation: str, pixels_of: Callable[..., Pixels]
 ) -> None:
-    rng = np.random.default_rng(size_px)
+    rng = np.random.default_rng(height_px)
     count, height, width = 24, 33, 47
     images = np.stack([pixels_of(height, width, seed=index) for index in range(count)])
     spans = np.stack([rng.integers(1, height + 1, count), rng.integers(1, width + 1, count)], axis=1)
     starts = np.stack([rng.integers(0, height - spans[:, 0] + 1), rng.integers(0, width - spans[:, 1] + 1)], axis=1)
     windows = np.concatenate([starts, spans], axis=1)
     made = resize_windows(
-        torch.from_numpy(images), torch.from_numpy(windows), size_px=size_px, interpolation=interpolation
+        torch.from_numpy(images), torch.from_numpy(windows), sides_px=(height_px, width_px), interpolation=interpolation
     )
     assert made.dtype == torch.uint8
     crops = [(left, top, left + w, top + h) for top, left, h, w in windows.tolist()]
     wanted = [
-        np.asarray(Image.fromarray(image).crop(crop).resize((size_px, size_px), PILLOW[interpolation]))
+        np.asarray(Image.fromarray(image).crop(crop).resize((width_px, height_px), PILLOW[interpolation]))
         for image, crop in zip(images, crops, strict=True)
     ]
     difference = np.abs(made.numpy().astype(int) - np.stack(wanted))
@@ -51,7 +51,7 @@ def test_halves_are_rounded_up_as_pillow_rounds_them() -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 20, 16, 3), dtype=np.uint8)
     windows = torch.tensor([[0, 0, 20, 16]] * 8)
     # twice as large: weights of 1/4 and 3/4, so that one sum in four ends in exactly a half
-    made = resize_windows(torch.from_numpy(images), windows, size_px=32, interpolation="bilinear")
+    made = resize_windows(torch.from_numpy(images), windows, sides_px=(32, 32), interpolation="bilinear")
     wanted = [np.asarray(Image.fromarray(image).resize((32, 32), PILLOW["bilinear"])) for image in images]
     difference = np.abs(made.numpy().astype(int) - np.stack(wanted))
     assert difference.max() <= 1
@@ -62,7 +62,7 @@ def test_a_window_of_the_output_size_is_copied_exactly() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 20, 20, 3), dtype=np.uint8)
     windows = torch.tensor([[0, 0, 9, 9], [11, 11, 9, 9], [3, 5, 9, 9], [5, 3, 9, 9]])
     for interpolation in PILLOW:
-        made = resize_windows(torch.from_numpy(images), windows, size_px=9, interpolation=interpolation)
+        made = resize_windows(torch.from_numpy(images), windows, sides_px=(9, 9), interpolation=interpolation)
         for index, (top, left, _, _) in enumerate(windows.tolist()):
             assert made[index].tolist() == images[index, top : top + 9, left : left + 9].tolist()
 
@@ -128,8 +128,9 @@ def test_every_row_of_a_bad_sample_is_reported_in_each_view_and_each_time() -> N
             assert torch.equal(carried.images_NHWC[row], wanted)
 
 
+@pytest.mark.parametrize("fit", [Fit("crop", 1.0), Fit("letterbox", 1.0, border=(1, 200, 77))], ids=lambda f: f.fit)
 @pytest.mark.parametrize("size_px", [7, 12, 20])
-def test_drawn_windows_take_the_size_of_each_plan(size_px: int, pixels_of: Callable[..., Pixels]) -> None:
+def test_drawn_windows_take_the_size_of_each_plan(size_px: int, fit: Fit, pixels_of: Callable[..., Pixels]) -> None:
     images = np.stack([pixels_of(20, 26, seed=index) for index in range(6)])
     executor = ResidentExecutor(
         Store(torch.from_numpy(images), {}), interpolation="bilinear", windows="drawn", pool=RowPool(2)
@@ -139,8 +140,8 @@ def test_drawn_windows_take_the_size_of_each_plan(size_px: int, pixels_of: Calla
         ids,
         copies_N=np.zeros_like(ids),
         sizes_N2=np.array([[20, 26]] * 3, dtype=np.int32),
-        fit=Fit("crop", 1.0),
-        augmentation=Augmentation(crop="pad", pad_px=3, flip="random"),
+        fit=fit,
+        augmentation=Augmentation(crop="pad", pad_px=3, flip="random", vertical_flip_prob=0.5),
         seed=0,
         epoch=0,
         size_px=size_px,
@@ -152,3 +153,23 @@ def test_drawn_windows_take_the_size_of_each_plan(size_px: int, pixels_of: Calla
     difference = (carried.images_NHWC.int() - wanted.int()).abs()
     assert difference.max() <= 1
     assert difference.float().mean() <= 0.1
+
+
+def test_a_letterboxed_batch_with_an_image_of_unknown_size_is_right_in_all_other_rows(
+    pixels_of: Callable[..., Pixels],
+) -> None:
+    images = np.stack([pixels_of(20, 26, seed=index) for index in range(4)])
+    images[1] = 0
+    executor = ResidentExecutor(
+        Store(torch.from_numpy(images), {1: "burnt"}), interpolation="bilinear", windows="drawn", pool=RowPool(1)
+    )
+    sizes_N2 = np.array([[20, 26], [0, 0], [20, 26], [20, 26]], dtype=np.int32)
+    fit = Fit("letterbox", 1.0, border=(1, 200, 77))
+    plan = plan_evaluation(np.arange(4), sizes_N2=sizes_N2, fit=fit, size_px=13)
+    (carried,) = executor.run([plan])
+    assert carried.bad == {1: "burnt"}
+    for row in (0, 2, 3):
+        wanted = carry_out(images[row], plan=plan, row=row, interpolation="bilinear")
+        difference = (carried.images_NHWC[row].int() - wanted.int()).abs()
+        assert difference.max() <= 1
+        assert not difference[[0, -1]].any(), "the border is exact"

@@ -53,7 +53,7 @@ def plan_of(operations: Operations, *, size_px: int) -> Plan:
     rows = len(operations.codes_NK)
     zeros_N = np.zeros(rows, dtype=np.int64)
     windows_N4, shifts_N2 = np.zeros((rows, 4), dtype=np.int64), np.zeros((rows, 2), dtype=np.int64)
-    return Plan(zeros_N, windows_N4, shifts_N2, zeros_N > 0, size_px, operations=operations)
+    return Plan(zeros_N, windows_N4, shifts_N2, zeros_N > 0, zeros_N > 0, size_px, operations=operations)
 
 
 def draw_images(num_rows: int, *, size_px: int, channels: int, seed: int = 0) -> Pixels:

@@ -272,7 +272,7 @@ def test_what_is_drawn_changes_pixels_as_torchvisions_policies_do(policy: Any) -
     image = rng.integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
     transform = policy(interpolation="bilinear")
     drawn = draw("trivial_augment" if policy is v2.TrivialAugmentWide else {"randaugment": {"n": 1, "m_std": 5}})
-    plan = Plan(*4 * (np.empty(0),), size_px=SIZE_PX, operations=drawn)  # type: ignore[arg-type]
+    plan = Plan(*5 * (np.empty(0),), size_px=SIZE_PX, operations=drawn)  # type: ignore[arg-type]
     seen = set()
     for row in range(200):
         name, magnitude = named(drawn.rows([row]))[0]

@@ -65,7 +65,7 @@ def plan_of(slots: list[tuple[Operation, tuple[float, ...]]], *, size: int) -> P
         values[0, slot, : len(parameters)] = parameters
     codes = np.array([[operation for operation, _ in slots]], dtype=np.int8)
     nothing: Any = np.empty(0)
-    return Plan(nothing, nothing, nothing, nothing, size_px=size, operations=Operations(codes, values))
+    return Plan(nothing, nothing, nothing, nothing, nothing, size_px=size, operations=Operations(codes, values))
 
 
 def both(image: Pixels, plan: Plan) -> tuple[Pixels, Pixels]:
@@ -114,7 +114,7 @@ def test_a_batch_of_rows_gets_each_its_own() -> None:
     done = batch.copy()
     kernels.operate_rows(done, operations)
     nothing: Any = np.empty(0)
-    plan = Plan(nothing, nothing, nothing, nothing, size_px=16, operations=operations)
+    plan = Plan(nothing, nothing, nothing, nothing, nothing, size_px=16, operations=operations)
     for row, image in enumerate(batch):
         one = image.copy()
         kernels.operate(one, plan=plan, row=row)
