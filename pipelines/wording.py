@@ -74,6 +74,7 @@ def list_names(augmentation: Augmentation, settings: EffectSettings) -> list[str
         "crop": augmentation.crop == "rrc",
         "shift": augmentation.crop == "pad" and augmentation.pad_px > 0,
         "flip": augmentation.flip != "none",
+        "vertical flip": augmentation.vertical_flip_prob > 0,
         **{_title(one): True for one in sorted(operations_of(augmentation.operations))},
         "noise": settings.noise_std > 0,
         "erase": settings.erasing.prob > 0,
@@ -166,6 +167,10 @@ def _flip(plan: Plan, row: int) -> list[Drawn]:
     return [Drawn("flip", "flip")] if plan.flips_N[row] else []
 
 
+def _vertical_flip(plan: Plan, row: int) -> list[Drawn]:
+    return [Drawn("vertical flip", "vertical flip")] if plan.vertical_flips_N[row] else []
+
+
 def _operations(plan: Plan, row: int) -> list[Drawn]:
     if plan.operations is None:
         return []
@@ -174,7 +179,7 @@ def _operations(plan: Plan, row: int) -> list[Drawn]:
     return [_operation(one, parameters) for one, parameters in pairs if one != Operation.IDENTITY]
 
 
-_LISTED = (_shift, _flip, _operations)  # as they are carried out
+_LISTED = (_shift, _flip, _vertical_flip, _operations)  # as they are carried out
 
 
 def _operation(operation: Operation, parameters: Sequence[float]) -> Drawn:

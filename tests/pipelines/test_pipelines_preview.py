@@ -1,6 +1,7 @@
 """A preview shows what training will: the pixels of the training loader, for the same images at the same times."""
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ EVERYTHING = AugmentConfig(
     crop="pad",
     pad_px=2,
     flip="random",
+    vertical_flip_prob=0.3,
     mixup_alpha=0.4,
     cutmix_alpha=1.0,
     mix_prob=0.8,
@@ -127,7 +129,8 @@ def test_pixels_of_photographs_of_several_sizes_are_those_of_the_training_loader
 
 
 def test_what_is_said_of_a_sample_is_what_was_done_to_it() -> None:
-    config = make_config(augment=AugmentConfig(operations=({"invert": {"prob": 0.5}},), flip="random"))
+    augment = AugmentConfig(operations=({"invert": {"prob": 0.5}},), flip="random", vertical_flip_prob=0.5)
+    config = make_config(augment=augment)
     data = build_data(config, show_progress=False)
     preview = preview_of(config, data, num_images=20)
     mean, std = data.spec.mean[0], data.spec.std[0]
@@ -136,11 +139,13 @@ def test_what_is_said_of_a_sample_is_what_was_done_to_it() -> None:
         for sample in shown.samples:
             words = [drawn.words for drawn in sample.drawn]
             image = shown.original_HWC[:, ::-1] if "flip" in words else shown.original_HWC
+            image = image[::-1] if "vertical flip" in words else image
             image = 255 - image if "invert" in words else image
             pixels = (sample.pixels_CHW.permute(1, 2, 0).numpy() * std + mean) * 255
             np.testing.assert_allclose(pixels, image, atol=1e-3)
             seen.add(tuple(words))
-    assert seen == {(), ("flip",), ("invert",), ("flip", "invert")}
+    parts = ("flip", "vertical flip", "invert")
+    assert seen == {words for count in range(4) for words in itertools.combinations(parts, count)}
 
 
 def test_originals_are_the_images_as_evaluation_shows_them() -> None:

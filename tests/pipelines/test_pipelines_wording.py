@@ -41,6 +41,7 @@ def make_plan(*rows: list[tuple[float, ...]], **fields: object) -> Plan:
         windows_N4=np.tile([0, 0, 32, 32], (len(rows), 1)),
         shifts_N2=np.zeros((len(rows), 2), np.int64),
         flips_N=np.zeros(len(rows), np.bool_),
+        vertical_flips_N=np.zeros(len(rows), np.bool_),
         size_px=32,
         operations=Operations(codes_NK, values_NKP),
     )
@@ -88,6 +89,8 @@ def test_a_shift_says_where_the_image_goes() -> None:
     """The plan moves the window: 3 down, so the image goes 3 up (tests/pipelines/test_pipelines_geometry.py)."""
     plan = make_plan([], [], [], shifts_N2=np.array([[3, -2], [0, 1], [0, 0]]), flips_N=np.array([True, False, False]))
     assert [words_of(plan, row=row) for row in range(3)] == [["shift 2 right, 3 up", "flip"], ["shift 1 left"], []]
+    turned = plan._replace(vertical_flips_N=np.array([True, True, False]))
+    assert [words_of(turned, row=row)[1:] for row in range(3)] == [["flip", "vertical flip"], ["vertical flip"], []]
     shift = list_drawn(plan, Effects(), 0, sizes_N2=None)[0]
     assert shift.values == {"right_px": 2, "down_px": -3}
 
@@ -129,9 +132,9 @@ def test_mixing_names_the_weight_of_the_image_itself_and_its_partner() -> None:
 def test_all_that_may_be_drawn_is_named_in_the_order_in_which_it_is_done() -> None:
     assert list_names(Augmentation(), EffectSettings()) == []
     steps = (Step("equalize", {"prob": 0.1}), Step("brightness", {"factor": (0.5, 1.5), "prob": 1.0}))
-    some = Augmentation(crop="pad", pad_px=2, flip="alternating", operations=steps)
+    some = Augmentation(crop="pad", pad_px=2, flip="alternating", vertical_flip_prob=0.5, operations=steps)
     settings = EffectSettings(Mixing(0.0, 1.0), Erasing(0.5), noise_std=0.1, cutout_px=4)
-    wanted = ["shift", "flip", "brightness", "equalize", "noise", "erase", "cutout", "CutMix"]
+    wanted = ["shift", "flip", "vertical flip", "brightness", "equalize", "noise", "erase", "cutout", "CutMix"]
     assert list_names(some, settings) == wanted
     assert list_names(Augmentation(crop="rrc"), EffectSettings(Mixing(0.2, 0.0))) == ["crop", "mixup"]
     assert list_names(Augmentation(crop="pad", pad_px=0), EffectSettings(Mixing(0.2, 1.0, prob=0.0))) == []
