@@ -4,8 +4,9 @@ benchmarks/results/recipes.csv       -> docs/recipes.md, the figure in each reci
 benchmarks/results/recipe_epochs.csv    and docs/course.md between <!-- NAME: made by `make tables` --> and <!-- end -->
                                      -> docs/figures/*.png
 benchmarks/results/operations.csv    -> docs/operations.md
+configs/operations.py                -> the block of docs/augmentation.md
 
-CI runs it with --check, which changes nothing and fails if a text is not what the rows say.
+CI runs it with --check, which changes nothing and fails if a text is not what these say.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.recipes import ALONE, RESULTS, ROOT, read_csv
+from configs.operations_table import step_table
 from report.intervals import holm, welch
 
 _BLOCK = re.compile(r"(<!-- (\w+): made by `make tables` -->\n).*?(<!-- end -->\n)", flags=re.DOTALL)
@@ -124,13 +126,14 @@ class Group(NamedTuple):
 def main() -> None:
     """Writes the texts and draws the figures; with --check only compares the texts."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if a text is not what the rows say")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a text is not what they say")
     options = parser.parse_args()
     stale = [path for path, text in texts().items() if (path.read_text() if path.exists() else None) != text]
     if options.check:
         if stale:
             names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
-            sys.exit(f"not what benchmarks/results/*.csv say: {names}; run `make tables` and commit the result.")
+            sources = "benchmarks/results/*.csv and configs/operations.py"
+            sys.exit(f"not what {sources} say: {names}; run `make tables` and commit the result.")
         return
     for path in stale:
         path.write_text(texts()[path])
@@ -139,7 +142,7 @@ def main() -> None:
 
 
 def texts() -> dict[Path, str]:
-    """Every text that holds measured figures of recipes or operations, as it should be."""
+    """Every text that holds measured figures, or the table of a recipe's operations, as it should be."""
     groups = load_groups()
     epochs = read_csv(RESULTS / "recipe_epochs.csv")
     blocks: dict[str, Callable[[], str]] = {
@@ -147,13 +150,14 @@ def texts() -> dict[Path, str]:
         "course": lambda: course_block(groups, COMPARISONS["course"]),
         "cosine": lambda: course_block(groups, COMPARISONS["cosine"]),
         "length": lambda: length_block(epochs),
+        "operations": step_table,
         **{f"picture_{name}": functools.partial(picture_block, epochs, name) for name in COMPARISONS},
     }
     written = {
         ROOT / "docs" / "recipes.md": recipes_page(groups),
         ROOT / "docs" / "operations.md": operations_page(read_csv(RESULTS / "operations.csv")),
     }
-    for path in (ROOT / "README.md", ROOT / "docs" / "course.md"):
+    for path in (ROOT / "README.md", ROOT / "docs" / "course.md", ROOT / "docs" / "augmentation.md"):
         written[path] = _BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], path.read_text())
     measured = {group.recipe: group for group in groups if not group.overrides}
     for recipe in all_recipes():

@@ -115,10 +115,10 @@ class Affine:
 
 @dataclass(frozen=True, kw_only=True)
 class Blend:
-    """Brightness, contrast, saturation or sharpness.
+    """A blend with black (brightness), the mean grey (contrast), the grey image (saturation), a smooth one (sharpness).
 
     Attributes:
-        factor: Range of the factor; 1 = as it is, 0 = black, grey or smooth.
+        factor: Range of the factor; 1 = as it is, 0 = the other image alone, above 1 = away from it.
         prob: Probability.
     """
 
@@ -128,7 +128,7 @@ class Blend:
 
 @dataclass(frozen=True, kw_only=True)
 class Hue:
-    """Hue.
+    """All hues turned by one angle.
 
     Attributes:
         shift: Range of the shift, in parts of the colour circle, at most 0.5.
@@ -193,7 +193,7 @@ class Solarize:
 
 @dataclass(frozen=True, kw_only=True)
 class Plain:
-    """Grayscale, equalize, autocontrast or invert.
+    """The grey image; each channel's histogram made flat; each channel stretched to 0..255; 255 minus each value.
 
     Attributes:
         prob: Probability.

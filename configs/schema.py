@@ -112,13 +112,15 @@ class AugmentConfig:
         cutmix_alpha: CutMix of pairs, likewise; with both, mix_switch_prob decides.
         mix_prob: Part of the pairs that are mixed.
         mix_switch_prob: Part of the mixed pairs that take CutMix, where mixup is on too.
-        erase_prob: Probability that a box is erased (set to the mean).
+        erase_prob: Probability that a box is erased (set to the mean), its place, area and shape drawn at random.
         erase_scale: Smallest and largest part of the area that the box takes.
         erase_ratio: Smallest and largest height / width of the box.
-        noise_std: Standard deviation of Gaussian noise, on the scale 0 to 1.
-        operations: What is done to pixels after crop and flip, a list such as
-            [{randaugment: {n: 2, m: 9}}, {color_jitter: {brightness: 0.4, prob: 0.8}}, equalize]; docs/augmentation.md
-            has all of them.
+        noise_std: Standard deviation of the Gaussian noise that every image gets, on the scale 0 to 1; 0 = none.
+        operations: What is done to pixels after crop and flips, step by step: a list of names, with fields where
+            wanted, such as [{randaugment: {n: 2, m: 9}}, {color_jitter: {brightness: 0.4, prob: 0.8}}, equalize].
+            Names: randaugment, trivial_augment, color_jitter, affine, brightness, contrast, saturation, hue, rgb_shift,
+            grayscale, gaussian_blur, posterize, solarize, equalize, autocontrast, sharpness, invert; their fields are
+            in docs/augmentation.md.
         cutout_px: Side of a square that is set to the mean, its centre anywhere (DeVries and Taylor, 2017); 0 = none.
     """
 
@@ -302,7 +304,7 @@ class Config:
     Attributes:
         data: Data, the images to learn from.
         input: Input, what the network sees.
-        augment: Augmentation of training images.
+        augment: Augmentation of training images (`python -m tools.show_augment` draws them).
         loader: Loader, how batches are made.
         model: Model, the network.
         optim: Optimizer.

@@ -1,5 +1,6 @@
 """The README's commands, file list and recipes are true."""
 
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -8,7 +9,10 @@ import pytest
 import yaml
 from programs import ROOT, run_program, succeed
 
-from configs.load import load_config
+from configs.load import load_config, load_with_options
+from configs.operations import read_operations
+from configs.schema import AugmentConfig
+from tools.show_augment import Options
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -26,7 +30,7 @@ def tracked_files():
 
 def test_every_file_has_a_line_and_every_line_a_file():
     listed = re.findall(r"^\| `([\w./]+)` \|", README[README.index("## The house") :], flags=re.MULTILINE)
-    parts = ("configs/", "pipelines/", "models/", "engine/", "report/", "benchmarks/")
+    parts = ("configs/", "pipelines/", "models/", "engine/", "report/", "tools/", "benchmarks/")
     expected = [
         name
         for name in tracked_files()
@@ -96,6 +100,8 @@ def test_commands_of_the_pages_are_accepted_and_their_links_lead_somewhere(page)
     text = page.read_text()
     for command in re.findall(r"^    accelerate launch train\.py(.*)$", text, flags=re.MULTILINE):
         load_config(shlex.split(command.split("  #")[0]), prog="train.py", description="")
+    for command in re.findall(r"^    python -m tools\.show_augment(.*)$", text, flags=re.MULTILINE):
+        load_with_options(shlex.split(command), options=Options, prog="python -m tools.show_augment", description="")
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert (page.parent / link).exists(), link
     assert f"docs/{page.name}" in README
@@ -105,3 +111,23 @@ def test_what_appears_on_the_screen_has_the_lines_of_a_run():
     screen = README[README.index("## What appears") : README.index("| file | what is in it |")]
     for start in ("data: ", "input: ", "loader: ", "model: ", "machine: ", "epoch ", "val: top-1 ", "test: top-1 "):
         assert f"\n    {start}" in screen, start
+
+
+def test_what_augmentations_page_writes_into_recipes_is_read():
+    page = (ROOT / "docs" / "augmentation.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    snippets = [yaml.safe_load(block)["augment"] for block in blocks]
+    cells = re.findall(r"^\|.*\|", page[page.index("## What you know") : page.index("## The list")], flags=re.MULTILINE)
+    fields = [field for cell in cells for field in re.findall(r"`(\w+: [^`]+)`", cell.split(" | ", 1)[-1])]
+    snippets += [yaml.safe_load(field) for field in fields]
+    snippets += [{"operations": [yaml.safe_load(step)]} for step in re.findall(r"`(randaugment: [^`]+)`", page)]
+    options = re.findall(r"`--augment\.operations \"(.*)\"`", page)
+    snippets += [{"operations": yaml.safe_load(option)} for option in options]
+    assert (len(blocks), len(options)) == (1, 1)
+    assert len(snippets) > 20
+    names = {field.name for field in dataclasses.fields(AugmentConfig)}
+    seen = set()
+    for snippet in snippets:
+        assert set(snippet) <= names, snippet
+        seen |= {name for name, _ in read_operations(snippet.get("operations", ()))}
+    assert len(seen) > 10

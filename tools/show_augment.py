@@ -3,8 +3,6 @@
 Each row of the picture is a training image: as evaluation shows it, then as training meets it, time after time, with
 what was drawn below. The screen says how often each thing is drawn. Every option of train.py may be added; nothing is
 trained.
-
-recipe -> pipelines.build.build_preview (the run's own loader) -> pixels, words, counts -> picture, table
 """
 
 import os
@@ -71,6 +69,8 @@ def main() -> None:
 
 def show(config: Config, options: Options, *, recipe: str) -> None:
     """Writes the picture and prints what is drawn how often.
+
+    config -> build_preview, by the run's own loader -> pixels, words, counts -> picture, table
 
     Args:
         config: The run's.

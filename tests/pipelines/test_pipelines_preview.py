@@ -24,7 +24,15 @@ from configs.schema import (
     TrainConfig,
 )
 from pipelines import build
-from pipelines.build import Data, Place, Preview, build_data, build_preview, build_training_loader
+from pipelines.build import (
+    Data,
+    Place,
+    Preview,
+    build_data,
+    build_evaluation_loader,
+    build_preview,
+    build_training_loader,
+)
 from pipelines.counter import pick_ids
 from pipelines.order import TrainingOrder, Weighting
 from pipelines.preview import Renumbered, find_meetings
@@ -148,13 +156,19 @@ def test_what_is_said_of_a_sample_is_what_was_done_to_it() -> None:
     assert seen == {words for count in range(4) for words in itertools.combinations(parts, count)}
 
 
-def test_originals_are_the_images_as_evaluation_shows_them() -> None:
-    config = make_config(augment=AugmentConfig())
+@pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
+def test_originals_are_the_images_as_evaluation_shows_them(write_folder: WriteFolder, fit: str) -> None:
+    root = write_folder({"train": {"cat": 8, "dog": 7}}, sizes=[(20, 31), (24, 18)])
+    config = make_config(root=root, augment=AugmentConfig(), input={"size_px": 16, "fit": fit})
     data = build_data(config, show_progress=False)
     preview = preview_of(config, data)
+    (batch,) = build_evaluation_loader(config, data, "train", place=ALONE, show_progress=False)
+    mean, std = np.array(data.spec.mean), np.array(data.spec.std)
     for shown in preview.shown:
-        np.testing.assert_array_equal(shown.original_HWC, data.train.images_NHWC[shown.sample_id])
-        assert shown.class_name == data.train.class_names[data.train.labels_N[shown.sample_id]]
+        pixels_HWC = (batch.inputs[0][shown.sample_id].permute(1, 2, 0).numpy() * std + mean) * 255
+        np.testing.assert_allclose(shown.original_HWC, pixels_HWC, atol=1e-3)
+        assert shown.class_name == data.train.class_names[batch.labels_N[shown.sample_id]]
+        assert shown.name.endswith(".png")
         assert [sample.drawn for sample in shown.samples] == [[], [], []]
     assert (preview.names, preview.counts) == ([], [])
 
