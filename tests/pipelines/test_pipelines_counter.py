@@ -117,5 +117,7 @@ def test_the_streams_have_fixed_numbers_as_saved_positions_depend_on_them() -> N
         "SAMPLING_PLACE": 9,
         "SAMPLING_OFFSET": 10,
         "SAMPLING_ORDER": 11,
+        "OPERATION": 12,
         "VERTICAL_FLIP": 14,
+        "CUTOUT": 15,
     }
