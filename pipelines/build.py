@@ -327,9 +327,13 @@ def build_preview(
         sizes_N2=sizes_N2,
         name_sample=lambda sample_id: f"{sample_id} ({train.class_names[train.labels_N[sample_id]]})",
     )
-    names = list_names(augmentation, settings)
     counts, count = count_first(
-        parts.order, parts.draw, epoch=epoch, most_images=num_counted, sizes_N2=sizes_N2, names=names
+        parts.order,
+        parts.draw,
+        epoch=epoch,
+        most_images=num_counted,
+        sizes_N2=sizes_N2,
+        names=list_names(augmentation, settings),
     )
     return Preview(
         shown=[
@@ -339,7 +343,6 @@ def build_preview(
             )
         ],
         passed_over=originals.passed_over,
-        names=names,
         counts=counts,
         num_counted=count,
         backend=choose_backend(config, data).name,

@@ -66,13 +66,12 @@ class Shown(NamedTuple):
 class Preview(NamedTuple):
     """What training will show.
 
-    shown: the images. passed_over: sentences on images that cannot be read. names: all that may be drawn. counts: how
-    often each was, for `num_counted` images of an epoch. backend: who carried it out.
+    shown: the images. passed_over: sentences on images that cannot be read. counts: of all that may be drawn, how often
+    it was, for `num_counted` images of an epoch. backend: who carried it out.
     """
 
     shown: list[Shown]
     passed_over: list[str]
-    names: list[str]
     counts: list[Count]
     num_counted: int
     backend: str

@@ -10,7 +10,7 @@ _ON_THE_LEFT = ("drawn", "parameter")
 
 def count_table(preview: Preview, *, epoch: int) -> str:
     """Lines: what may be drawn, for how many images it was, and the smallest, mean and largest of each parameter."""
-    if not preview.names:
+    if not preview.counts:
         return "nothing is drawn: training sees these images as evaluation does (see augment in train.py --help)"
     num_images = preview.num_counted
     rows = [_HEAD, *(row for count in preview.counts for row in _rows(count, num_images=num_images))]

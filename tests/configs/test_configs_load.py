@@ -20,6 +20,7 @@ from configs.load import (
     differing_keys,
     explain_error,
     load_config,
+    load_with_options,
     parse_config,
     replace_section,
 )
@@ -735,3 +736,43 @@ def test_replace_section_leaves_the_original_and_the_other_sections_alone(config
     changed = replace_section(config, "optim", lr=1.0)
     assert (config.optim.lr, changed.optim.lr) == (0.001, 1.0)
     assert dataclasses.replace(changed, optim=config.optim) == config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnOptions:
+    """Of a program.
+
+    Attributes:
+        count: How many.
+    """
+
+    count: int = 3
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError("count is too small.")
+
+
+def test_a_program_has_options_of_its_own_beside_those_of_a_run() -> None:
+    config, options = load_with_options(["--count", "5", "--run.seed=4"], options=OwnOptions, prog="it", description="")
+    assert options == OwnOptions(count=5)
+    assert config == load_config(["--run.seed", "4"], prog="it", description="")
+    assert load_with_options([], options=OwnOptions, prog="it", description="")[1] == OwnOptions()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--coun", "5"], "unknown option 'coun'; nearest: count"),
+        (["--count", "five"], '"count"(?s:.*)int'),
+        (["--count", "-1"], "count is too small."),
+        (["--train.epoch", "5"], "unknown option 'train.epoch'; nearest: train.epochs"),
+    ],
+)
+def test_mistakes_in_either_leave_with_one_message_and_code_2(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        load_with_options(words, options=OwnOptions, prog="it", description="")
+    assert left.value.code == 2
+    assert re.search(rf"^it: error: .*{message}(?s:.*)it --help lists every option", capsys.readouterr().err)

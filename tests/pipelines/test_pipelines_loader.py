@@ -19,7 +19,7 @@ from pipelines.batch import BadSample, Batch, Mix
 from pipelines.effects import Effects, EffectSettings, Erasing, Mixing, draw_effects, draw_mix
 from pipelines.execution import Executor
 from pipelines.geometry import carry_out, carry_out_plan
-from pipelines.loader import Draw, PlannedLoader
+from pipelines.loader import Draw, Part, PlannedLoader
 from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder
 from pipelines.parallel import RowPool
 from pipelines.plan import PLAN_VERSION, Augmentation, Fit, Plan, plan_evaluation, plan_training
@@ -712,3 +712,28 @@ def test_rows_that_only_fill_up_are_not_read() -> None:
     batches = list(loader)
     assert sum(len(plan.ids_N) for plan in plans) <= sum(max(1, int(batch.valid_N.sum())) for batch in batches)
     assert len({batch.inputs[0].shape for batch in batches}) == 1
+
+
+def test_any_part_of_any_step_is_made_as_in_its_batch_and_the_position_stays() -> None:
+    source, settings = make_source(), EffectSettings(Mixing(0.4, 1.0), Erasing(0.5), noise_std=0.05)
+    loader = build_loader(source, executor="threads_2", settings=settings)
+    batches = [list(loader) for _ in range(2)]
+    order = TrainingOrder(NUM_SAMPLES, global_batch_size=GLOBAL_BATCH, seed=1, rank=0, world_size=1, in_pairs=True)
+    position = loader.state_dict()
+    parts = []
+    for epoch, step, rows in ((1, 2, slice(4, 8)), (0, 3, slice(0, 2)), (1, 0, slice(0, GLOBAL_BATCH))):
+        share = order.share(step, epoch=epoch)
+        arrays = {name: value[rows] for name, value in share._asdict().items() if name != "own"}
+        parts.append(Part(epoch, step, share._replace(**arrays, own=slice(0, rows.stop - rows.start))))
+    made = list(loader.carry_out(parts))
+    assert [one.part for one in made] == parts
+    for (epoch, step, _), rows, one in zip(parts, (slice(4, 8), slice(0, 2), slice(0, 12)), made, strict=True):
+        whole = batches[epoch][step]
+        torch.testing.assert_close(one.batch.inputs[0], whole.inputs[0][rows], rtol=0, atol=0)
+        assert one.batch.ids_N.tolist() == whole.ids_N[rows].tolist() == one.plan.ids_N.tolist()
+        assert one.batch.mix is not None
+        assert whole.mix is not None
+        assert one.batch.mix.weight_N.tolist() == whole.mix.weight_N[rows].tolist()
+        assert one.effects.mix is not None
+        assert one.effects.mix.weights_B.tolist() == one.batch.mix.weight_N.tolist()
+    assert loader.state_dict() == position

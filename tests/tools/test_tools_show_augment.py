@@ -61,7 +61,7 @@ def make_preview(num_images: int, num_samples: int, *, size_px: int, channels: i
         ]
         original = rng.integers(0, 256, (size_px, size_px, channels), dtype=np.uint8)
         shown.append(Shown(number, f"DIR/a$b$ {number}.jpg", "猫 $x$ <b>", original, samples))
-    return Preview(shown, [], ["flip"], [], 0, "threads")
+    return Preview(shown, [], [], 0, "threads")
 
 
 @pytest.mark.parametrize(("size_px", "channels"), [(8, 1), (32, 3), (224, 3)])
