@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.effects import Effects, EffectSettings, Erasing, Mixing, MixPlan
+from pipelines.geometry import carry_out
 from pipelines.operations.drawing import Step
 from pipelines.operations.vocabulary import NUM_PARAMETERS, PARAMETER_NAMES, Operation, Operations
 from pipelines.plan import Augmentation, Plan
@@ -86,9 +87,13 @@ def test_operations_come_in_the_order_in_which_they_are_done_and_identity_is_not
 
 
 def test_a_shift_says_where_the_image_goes() -> None:
-    """The plan moves the window: 3 down, so the image goes 3 up (tests/pipelines/test_pipelines_geometry.py)."""
+    """The plan moves the window: 3 down, so the image goes 3 up; a white pixel in the middle shows it."""
     plan = make_plan([], [], [], shifts_N2=np.array([[3, -2], [0, 1], [0, 0]]), flips_N=np.array([True, False, False]))
     assert [words_of(plan, row=row) for row in range(3)] == [["shift 2 right, 3 up", "flip"], ["shift 1 left"], []]
+    pixels = np.zeros((32, 32, 1), np.uint8)
+    pixels[16, 16] = 255
+    straight = carry_out(pixels, plan=plan._replace(flips_N=np.zeros(3, np.bool_)), row=0, interpolation="bilinear")
+    assert np.argwhere(straight[..., 0].numpy() == 255).tolist() == [[16 - 3, 16 + 2]]
     turned = plan._replace(vertical_flips_N=np.array([True, True, False]))
     assert [words_of(turned, row=row)[1:] for row in range(3)] == [["flip", "vertical flip"], ["vertical flip"], []]
     shift = list_drawn(plan, Effects(), 0, sizes_N2=None)[0]
