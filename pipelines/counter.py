@@ -31,6 +31,7 @@ class Stream(IntEnum):
     SAMPLING_PLACE = 9
     SAMPLING_OFFSET = 10
     SAMPLING_ORDER = 11
+    OWN = 13
 
 
 def random_bits(seed: int, stream: Stream, *counters: Counter) -> npt.NDArray[np.uint64]:

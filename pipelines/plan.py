@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     size_px: height and width of the output.
     num_views: views per sample; N = samples * num_views.
     operations: what is then done to the pixels; None = nothing.
+    own_seeds_N: int64 (N,), at least 0, what the user's own pipeline is seeded with; None = there is none.
     """
 
     ids_N: npt.NDArray[np.int64]
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     size_px: int
     num_views: int = 1
     operations: Operations | None = None
+    own_seeds_N: npt.NDArray[np.int64] | None = None
 
 
 class Fit(NamedTuple):
@@ -51,13 +53,17 @@ class Fit(NamedTuple):
 
 
 class Augmentation(NamedTuple):
-    """How training geometry is drawn; the fields are those of configs.schema.AugmentConfig."""
+    """How training geometry is drawn; the fields are those of configs.schema.AugmentConfig.
+
+    own_pipeline: whether seeds are drawn for a pipeline of the user's own.
+    """
 
     crop: Literal["none", "pad", "rrc"] = "none"
     pad_px: int = 0
     rrc_scale: tuple[float, float] = (0.08, 1.0)
     rrc_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: Literal["none", "random", "alternating"] = "none"
+    own_pipeline: bool = False
 
 
 def plan_evaluation(ids_N: npt.NDArray[np.int64], *, sizes_N2: npt.NDArray[np.int32], fit: Fit, size_px: int) -> Plan:
@@ -117,6 +123,9 @@ def plan_training(
         keys_N = draw_keys(epoch, copies_N)
         draws = random_uniform(seed, Stream.SHIFT, keys_N[:, None], ids_N[:, None], np.arange(2))
         plan = plan._replace(shifts_N2=np.floor(draws * span).astype(np.int64) - augmentation.pad_px)
+    if augmentation.own_pipeline:
+        bits_N = random_bits(seed, Stream.OWN, draw_keys(epoch, copies_N), ids_N)
+        plan = plan._replace(own_seeds_N=(bits_N >> np.uint64(1)).astype(np.int64))  # numpy takes no seed below 0
     return plan
 
 
@@ -129,6 +138,7 @@ def rows_of(plan: Plan, rows: list[int]) -> Plan:
         flips_N=plan.flips_N[rows],
         num_views=1,
         operations=plan.operations and plan.operations.rows(rows),
+        own_seeds_N=None if plan.own_seeds_N is None else plan.own_seeds_N[rows],
     )
 
 
