@@ -25,11 +25,13 @@ from pipelines.build_data import (
 from pipelines.effects import Effects, EffectSettings, Erasing, Mixing, draw_effects
 from pipelines.examples import read_examples
 from pipelines.execution import Executor
+from pipelines.executors.processes import ProcessesExecutor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.resident import ResidentExecutor, Store, load_store
 from pipelines.executors.threads import ThreadsExecutor
 from pipelines.geometry import carry_out_plan
 from pipelines.loader import Draw, PlannedLoader
+from pipelines.operations.own_pipeline import OwnPipeline
 from pipelines.order import EvaluationOrder, Order, Share, TrainingOrder, Weighting
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, Plan, plan_evaluation, plan_training
@@ -96,11 +98,26 @@ def choose_backend(config: Config, data: Data) -> Backend:
     """The executor for all splits, and why.
 
     Raises:
-        ValueError: `loader.backend=resident` with images that cannot be held, or dali where it is not installed.
+        ValueError: `loader.backend=resident` with images that cannot be held, dali where it is not installed, or one of
+            them with a pipeline of the user's own.
     """
-    asked = config.loader.backend
+    backend = _choose_backend(config, data)
+    if backend.name == "threads" and config.loader.workers == "processes":
+        return Backend("processes", f"{backend.reason}; loader.workers=processes")
+    return backend
+
+
+def _choose_backend(config: Config, data: Data) -> Backend:
+    asked, own_pipeline = config.loader.backend, config.augment.albumentations
     if asked == "auto" and isinstance(data.train, OwnSource):
         return Backend("reference", "your own data set, not held in memory: read by worker processes")
+    if own_pipeline is not None and asked in ("resident", "dali"):
+        raise ValueError(
+            f"loader.backend={asked} cannot carry out augment.albumentations={own_pipeline}, which takes single images "
+            "on the CPU; use loader.backend=threads, or leave augment.albumentations out."
+        )
+    if own_pipeline is not None and asked == "auto":
+        return Backend("threads", "augment.albumentations takes single images on the CPU")
     if asked == "dali" and not _is_installed("nvidia.dali"):
         raise ValueError(
             "loader.backend=dali needs NVIDIA DALI, which is not installed (there are builds for Linux on x86-64: "
@@ -200,7 +217,8 @@ def build_training_loader(
     """Shuffled, augmented batches of train, with `num_views` differently augmented images of each sample.
 
     Raises:
-        ValueError: The global batch does not fit the data or the world size, or an image cannot be read.
+        ValueError: The global batch does not fit the data or the world size, an image cannot be read, or the user's own
+            pipeline cannot be used.
     """
     fit, sizes_N2, seed = _fit(data.spec), data.train.sizes_N2, config.run.seed
     augmentation, settings = _augmentation(config), _effect_settings(config)
@@ -234,7 +252,8 @@ def build_training_loader(
             plan, copies_B=share.copies_N, positions_B=share.positions_N, settings=settings, seed=seed, epoch=epoch
         )
 
-    parts = _Parts("train", data.train, order, Draw(draw_plan, draw), config.data.on_bad_sample)
+    own_pipeline = _build_own_pipeline(config, data)
+    parts = _Parts("train", data.train, order, Draw(draw_plan, draw), config.data.on_bad_sample, own_pipeline)
     windows: Windows = "drawn" if _windows_are_drawn(config, data) else "stored"
     return _join(config, data, parts, windows=windows, place=place, show_progress=show_progress)
 
@@ -297,6 +316,7 @@ class _Parts(NamedTuple):
     order: Order
     draw: Draw
     action: Action
+    own_pipeline: OwnPipeline | None = None
 
 
 def _check_num_known_bad(parts: _Parts, loader: PlannedLoader) -> None:
@@ -317,7 +337,7 @@ def _join(
 ) -> PlannedLoader:
     pool = RowPool(place.num_cores if place.device.type == "cpu" else 1)
     spec, seed = data.spec, config.run.seed
-    channels, interpolation = given(spec.channels), spec.interpolation
+    channels, own_pipeline = given(spec.channels), parts.own_pipeline
     executor = _build_executor(
         config, data, parts, windows=windows, place=place, pool=pool, show_progress=show_progress
     )
@@ -327,13 +347,20 @@ def _join(
         draw=parts.draw,
         executor=executor,
         policy=Policy(parts.source, split=parts.split, action=parts.action, seed=seed),
-        repair=functools.partial(carry_out_plan, source=parts.source, channels=channels, interpolation=interpolation),
+        repair=functools.partial(
+            carry_out_plan,
+            source=parts.source,
+            channels=channels,
+            interpolation=spec.interpolation,
+            operate=own_pipeline,
+        ),
         transfer=Transfer(place.device),
         tail=Tail(mean=given(spec.mean), std=given(spec.std), device=place.device, dtype=place.dtype, pool=pool),
         seed=seed,
         fingerprint=parts.source.fingerprint(),
         max_bad_frac=config.data.max_bad_frac,
         device=place.device,
+        own_pipeline=None if own_pipeline is None else own_pipeline.fingerprint(),
     )
     _check_num_known_bad(parts, loader)
     return loader
@@ -353,11 +380,26 @@ def _build_executor(
     channels, interpolation = given(data.spec.channels), data.spec.interpolation
     on_gpu = place.device.type == "cuda"
     num_threads = loader.num_threads or place.num_cores
+    num_workers = min(8, place.num_cores) if loader.num_workers is None else loader.num_workers
     match choose_backend(config, data).name:
         case "reference":
-            num_workers = min(8, place.num_cores) if loader.num_workers is None else loader.num_workers
             return ReferenceExecutor(
-                source, channels=channels, interpolation=interpolation, num_workers=num_workers, pin_memory=on_gpu
+                source,
+                channels=channels,
+                interpolation=interpolation,
+                num_workers=num_workers,
+                pin_memory=on_gpu,
+                operate=parts.own_pipeline,
+            )
+        case "processes":
+            return ProcessesExecutor(
+                source,
+                channels=channels,
+                interpolation=interpolation,
+                num_workers=num_workers,
+                num_prefetched=loader.prefetch_batches,
+                pin_memory=on_gpu,
+                operate=parts.own_pipeline,
             )
         case "threads":
             return ThreadsExecutor(
@@ -367,6 +409,7 @@ def _build_executor(
                 num_threads=num_threads,
                 num_prefetched=loader.prefetch_batches,
                 pin_memory=on_gpu,
+                operate=parts.own_pipeline,
             )
         case "dali":
             from pipelines.executors.dali import DaliExecutor  # it is not installed everywhere, and takes a second
@@ -420,7 +463,22 @@ def _augmentation(config: Config) -> Augmentation:
         rrc_scale=augment.rrc_scale,
         rrc_ratio=augment.rrc_ratio,
         flip=augment.flip,
+        own_pipeline=augment.albumentations is not None,
     )
+
+
+def _build_own_pipeline(config: Config, data: Data) -> OwnPipeline | None:
+    """The user's own pipeline, tried out, where there is one.
+
+    Raises:
+        ValueError: It cannot be used.
+    """
+    if config.augment.albumentations is None:
+        return None
+    own_pipeline = OwnPipeline(config.augment.albumentations, describe=data.train.describe)
+    sizes_px = {given(data.spec.size_px), *(size_px for _, size_px in config.augment.sizes_px)}
+    own_pipeline.try_out(sizes_px=sorted(sizes_px), channels=given(data.spec.channels))
+    return own_pipeline
 
 
 def _effect_settings(config: Config) -> EffectSettings:

@@ -50,7 +50,12 @@ class ChunkWork:
         vars(self).update(state, _local=local())
 
     def carry_out(self, plan: Plan, samples: range, images_NHWC: Tensor) -> dict[int, str]:
-        """Writes the images of some samples, all views, into their rows of `images_NHWC`, uint8 (N, S, S, C), on the CPU.
+        """Writes the images of some samples, all views, into their rows.
+
+        Args:
+            plan: The plan.
+            samples: Some of its samples, by their rows in view 0.
+            images_NHWC: uint8 (N, S, S, C), on the CPU, for the images of the whole plan.
 
         Returns:
             The rows that could not be read, and why; their pixels mean nothing.
