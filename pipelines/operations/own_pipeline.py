@@ -208,6 +208,9 @@ def _check_names(saved: dict[str, Any], *, name: str) -> None:
     given, known = str(saved.get("__class_fullname__")), sorted(serialization.SERIALIZABLE_REGISTRY)
     if serialization.shorten_class_name(given) in serialization.NON_SERIALIZABLE_REGISTRY:
         raise ValueError(f"{name}: {given} takes functions or images that are not in the file; leave it out.")
+    if given == "SelectiveChannelTransform":
+        version = serialization.__version__
+        raise ValueError(f"{name}: albumentations {version} does not save the channels of {given}; leave it out.")
     if serialization.shorten_class_name(given) not in known:
         offers = nearest(given, known, if_many=_ALL_NAMES)
         raise ValueError(f"{name}: albumentations {serialization.__version__} has no {given}; {offers}.")
