@@ -88,13 +88,13 @@ def test_streams_epochs_and_seeds_are_uncorrelated() -> None:
     ids = np.arange(2**14)
     draws = [random_uniform(seed, s, epoch, ids) for seed in (0, 1) for s in Stream for epoch in (0, 1)]
     correlations = np.corrcoef(draws) - np.eye(len(draws))
-    assert len(draws) == 48
+    assert len(draws) == 52
     assert np.abs(correlations).max() < 5 / 2**7  # five standard deviations of independent numbers
 
 
 def test_seed_and_stream_cannot_change_places() -> None:
     drawn = [int(random_bits(seed, stream, 0, 0)) for seed in range(8) for stream in Stream]
-    assert len(set(drawn)) == len(drawn) == 96
+    assert len(set(drawn)) == len(drawn) == 104
 
 
 def test_no_two_counters_share_their_bits_and_their_order_counts() -> None:
@@ -117,4 +117,5 @@ def test_the_streams_have_fixed_numbers_as_saved_positions_depend_on_them() -> N
         "SAMPLING_PLACE": 9,
         "SAMPLING_OFFSET": 10,
         "SAMPLING_ORDER": 11,
+        "OWN": 13,
     }

@@ -388,7 +388,6 @@ def test_a_seed_is_the_bits_of_seed_epoch_copy_view_and_id_above_the_lowest() ->
     wanted = [int(random_bits(9, Stream.OWN, 5 + (copy << 32), sample_id)) >> 1 for sample_id, copy in keys]
     assert found == wanted
     assert len(set(wanted)) == 6
-    assert (Stream.SAMPLING_ORDER, Stream.OWN) == (11, 13), "the numbers of a stream stay what they are"
 
 
 def test_a_seed_depends_on_its_sample_alone_and_rows_keep_theirs() -> None:
