@@ -254,11 +254,19 @@ def test_what_never_happens_is_not_tried(save: Save) -> None:
     save(A.Compose([A.Normalize(p=0), A.OneOf([A.ToFloat(p=1)], p=0)])).try_out(sizes_px=[16], channels=3)
 
 
-def test_every_branch_of_a_choice_is_tried_sooner_or_later(save: Save) -> None:
-    choices = [A.OneOf([A.HorizontalFlip(), A.ToFloat()], p=0.1), A.OneOrOther(A.HorizontalFlip(), A.ToFloat())]
-    for choice in choices:
+def test_every_branch_of_a_choice_is_tried_however_unlikely(save: Save) -> None:
+    flips = [A.HorizontalFlip(p=1) for _ in range(20)]
+    rare = A.OneOf([A.VerticalFlip(), A.OneOf([*flips, A.ToFloat(p=0.001), *flips], p=0.001)], p=0.001)
+    for choice in (
+        rare,
+        A.OneOrOther(A.HorizontalFlip(), A.ToFloat(), p=0.999),
+        A.OneOrOther(A.ToFloat(), rare, p=0.001),
+    ):
         with refuses("it gives float32"):
             save(A.Compose([choice])).try_out(sizes_px=[16], channels=3)
+    never = A.OneOf([*flips, A.ToFloat(p=0)])
+    always = [A.OneOrOther(A.HorizontalFlip(), A.ToFloat(), p=1), A.OneOrOther(A.ToFloat(), A.HorizontalFlip(), p=0)]
+    save(A.Compose([never, *always])).try_out(sizes_px=[16], channels=3)
 
 
 def test_every_size_of_the_run_is_tried(save: Save) -> None:
