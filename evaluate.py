@@ -24,12 +24,13 @@ from pipelines.build import Place, build_data, build_evaluation_loader, check_cl
 
 _READ = ("data.", "loader.", "run.num_threads", "train.precision")
 _UNREAD_DATA = ("data.sampling", "data.class_weights")  # how often training meets an image
-_NEUTRAL = (  # what a run trained by, and need not hold where it is scored: processes, trackers, val to choose by
+_NEUTRAL = (  # what a run trained by, and need not hold where it is scored: processes, trackers, val, a pipeline
     "--run.world_size=null",
     "--run.trackers=[]",
     "--run.select=last",
     "--train.early_stop_epochs=null",
     "--train.accumulation=null",
+    "--augment.albumentations=null",
     "--data.sampling=shuffled",
     "--data.class_weights={}",
 )

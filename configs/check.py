@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 from configs.imports import is_import_path
@@ -37,6 +38,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "augment.rrc_scale": ("augment.crop", ("rrc",)),
     "augment.rrc_ratio": ("augment.crop", ("rrc",)),
     "input.crop_frac": ("input.fit", ("crop",)),
+    "loader.workers": ("loader.backend", ("threads", "auto")),
 }
 
 # field of data -> the kinds of data sets that read it
@@ -152,12 +154,17 @@ def check_config(config: Config) -> None:
     check_input(config.input)
     _check_schedule(config.schedule, epochs=config.train.epochs)
     _check_sizes(config.augment, epochs=config.train.epochs)
-    read_operations(config.augment.operations)
+    if read_operations(config.augment.operations) and config.augment.albumentations is not None:
+        raise ValueError(
+            "augment.operations and augment.albumentations are both set, and all that is done to pixels has one place; "
+            "put it all into the pipeline, or drop one of them."
+        )
     if config.augment.crop == "pad" and config.input.size_px is not None:
         check_pad(config.augment.pad_px, size_px=config.input.size_px)
     if config.augment.crop == "rrc":
         _check_range("augment.rrc_scale", config.augment.rrc_scale, most=1, default=(0.08, 1.0))
         _check_range("augment.rrc_ratio", config.augment.rrc_ratio, most=None, default=(0.75, 1.3333))
+    _check_own_pipeline(config.augment.albumentations)
     _check_range("augment.erase_scale", config.augment.erase_scale, most=1, default=(0.02, 0.33))
     _check_range("augment.erase_ratio", config.augment.erase_ratio, most=None, default=(0.3, 3.3))
 
@@ -366,6 +373,21 @@ def _check_sizes(augment: AugmentConfig, *, epochs: int) -> None:
             raise ValueError(f"augment.sizes_px has a size of {size_px} pixels; use 1 to {_AT_MOST['input.size_px']}.")
         if augment.crop == "pad":
             check_pad(augment.pad_px, size_px=size_px)
+
+
+def _check_own_pipeline(path: str | None) -> None:
+    if path is None:
+        return
+    if Path(path).suffix not in (".yaml", ".yml", ".json"):
+        raise ValueError(
+            f"augment.albumentations={path} must be a file .yaml, .yml or .json that albumentations has written; save "
+            'the pipeline by albumentations.save(pipeline, "pipeline.yaml", data_format="yaml").'
+        )
+    if not Path(path).is_file():
+        raise ValueError(
+            f"augment.albumentations={path} is not there (looked for in {Path.cwd()}); give the path of the file that "
+            "albumentations.save has written."
+        )
 
 
 def _check_range(key: str, given: tuple[float, float], *, most: float | None, default: tuple[float, float]) -> None:

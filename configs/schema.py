@@ -122,6 +122,8 @@ class AugmentConfig:
             grayscale, gaussian_blur, posterize, solarize, equalize, autocontrast, sharpness, invert; their fields are
             in docs/augmentation.md.
         cutout_px: Side of a square that is set to the mean, its centre anywhere (DeVries and Taylor, 2017); 0 = none.
+        albumentations: File of your own pipeline as albumentations.save writes it, .yaml, .yml or .json. It gets each
+            image after crop and flip and before everything else here, and is seeded for each one.
     """
 
     crop: Literal["none", "pad", "rrc"] = "none"
@@ -142,6 +144,7 @@ class AugmentConfig:
     noise_std: float = 0.0
     operations: tuple[str | dict[str, Any], ...] = ()
     cutout_px: int = 0
+    albumentations: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +155,18 @@ class LoaderConfig:
         backend: resident = all images decoded once, held on the device; threads = decoded by threads as they are
             needed; dali = NVIDIA DALI, on the GPU where there is one; reference = torch DataLoader and torchvision;
             auto = resident where the images fit, else threads, and says why.
+        workers: Who does the work of backend threads: threads, or processes where your own code (augment.albumentations
+            with transforms written in Python, a Dataset) would keep threads waiting for each other.
         num_threads: Decoding threads of threads and dali. Default: CPU cores per rank.
-        num_workers: Worker processes of backend reference. Default: CPU cores per rank, at most 8.
-        prefetch_batches: Batches that threads and dali prepare ahead.
+        num_workers: Worker processes of backend reference and of workers processes. Default: CPU cores per rank, at
+            most 8.
+        prefetch_batches: Batches that threads and dali prepare ahead; with workers processes, each of them.
         resident_max_gib: Largest data set, decoded, that auto holds on the device, in GiB.
         eval_batch_size_per_rank: Images per batch and rank in evaluation.
     """
 
     backend: Literal["auto", "threads", "resident", "dali", "reference"] = _may_change("auto")
+    workers: Literal["threads", "processes"] = _may_change("threads")
     num_threads: int | None = _may_change(None)
     num_workers: int | None = _may_change(None)
     prefetch_batches: int = _may_change(2)

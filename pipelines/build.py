@@ -16,6 +16,7 @@ from pipelines.build_augment import (
     build_augmentation,
     build_effect_settings,
     build_operate,
+    build_own_pipeline,
     build_steps,
     check_operations,
     home_of_operations,
@@ -33,6 +34,7 @@ from pipelines.build_data import (
 from pipelines.effects import Effects, draw_effects
 from pipelines.examples import read_examples
 from pipelines.execution import Executor, Operate
+from pipelines.executors.processes import ProcessesExecutor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.resident import ResidentExecutor, Store, load_store
 from pipelines.executors.threads import ThreadsExecutor
@@ -124,11 +126,26 @@ def choose_backend(config: Config, data: Data) -> Backend:
     """The executor for all splits, and why.
 
     Raises:
-        ValueError: `loader.backend=resident` with images that cannot be held, or dali where it is not installed.
+        ValueError: `loader.backend=resident` with images that cannot be held, dali where it is not installed, or one of
+            them with a pipeline of the user's own.
     """
-    asked = config.loader.backend
+    backend = _choose_backend(config, data)
+    if backend.name == "threads" and config.loader.workers == "processes":
+        return Backend("processes", f"{backend.reason}; loader.workers=processes")
+    return backend
+
+
+def _choose_backend(config: Config, data: Data) -> Backend:
+    asked, own_pipeline = config.loader.backend, config.augment.albumentations
     if asked == "auto" and isinstance(data.train, OwnSource):
         return Backend("reference", "your own data set, not held in memory: read by worker processes")
+    if own_pipeline is not None and asked in ("resident", "dali"):
+        raise ValueError(
+            f"loader.backend={asked} cannot carry out augment.albumentations={own_pipeline}, which takes single images "
+            "on the CPU; use loader.backend=threads, or leave augment.albumentations out."
+        )
+    if own_pipeline is not None and asked == "auto":
+        return Backend("threads", "augment.albumentations takes single images on the CPU")
     if asked == "dali" and not _is_installed("nvidia.dali"):
         raise ValueError(
             "loader.backend=dali needs NVIDIA DALI, which is not installed (there are builds for Linux on x86-64: "
@@ -272,8 +289,17 @@ def _training_parts(config: Config, data: Data, *, place: Place, num_views: int 
         return effects._replace(operations=plan.operations if home == "tail" else None)
 
     operate = build_operate(backend) if augmentation.operations and home == "executor" else None
-    windows: Windows = "drawn" if _windows_are_drawn(config, data) else "stored"
-    return _Parts("train", data.train, order, Draw(draw_plan, draw), config.data.on_bad_sample, operate, windows)
+    own_pipeline = build_own_pipeline(config, data)
+    return _Parts(
+        "train",
+        data.train,
+        order,
+        Draw(draw_plan, draw),
+        config.data.on_bad_sample,
+        operate=own_pipeline or operate,
+        windows="drawn" if _windows_are_drawn(config, data) else "stored",
+        own_pipeline=None if own_pipeline is None else own_pipeline.fingerprint(),
+    )
 
 
 def build_preview(
@@ -414,6 +440,7 @@ class _Parts(NamedTuple):
     action: Action
     operate: Operate | None = None
     windows: Windows = "stored"
+    own_pipeline: str | None = None
     only_ids_N: npt.NDArray[np.int64] | None = None
 
 
@@ -452,6 +479,7 @@ def _join(config: Config, data: Data, parts: _Parts, *, place: Place, show_progr
         tail=Tail(mean=given(spec.mean), std=given(spec.std), device=place.device, dtype=place.dtype, pool=pool),
         seed=seed,
         fingerprint=parts.source.fingerprint(),
+        own_pipeline=parts.own_pipeline,
         max_bad_frac=config.data.max_bad_frac,
         device=place.device,
     )
@@ -476,14 +504,24 @@ def _build_executor(
     channels, interpolation = given(data.spec.channels), data.spec.interpolation
     on_gpu = place.device.type == "cuda"
     num_threads = loader.num_threads or place.num_cores
+    num_workers = min(8, place.num_cores) if loader.num_workers is None else loader.num_workers
     match choose_backend(config, data).name:
         case "reference":
-            num_workers = min(8, place.num_cores) if loader.num_workers is None else loader.num_workers
             return ReferenceExecutor(
                 source,
                 channels=channels,
                 interpolation=interpolation,
                 num_workers=num_workers,
+                pin_memory=on_gpu,
+                operate=parts.operate,
+            )
+        case "processes":
+            return ProcessesExecutor(
+                source,
+                channels=channels,
+                interpolation=interpolation,
+                num_workers=num_workers,
+                num_prefetched=loader.prefetch_batches,
                 pin_memory=on_gpu,
                 operate=parts.operate,
             )

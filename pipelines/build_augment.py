@@ -5,9 +5,11 @@ from typing import Literal
 
 from configs.operations import read_operations
 from configs.schema import Config
+from pipelines.build_data import Data, given
 from pipelines.effects import EffectSettings, Erasing, Mixing
 from pipelines.execution import Operate
 from pipelines.operations.drawing import Step, operations_of
+from pipelines.operations.own_pipeline import OwnPipeline
 from pipelines.operations.vocabulary import NATIVE_OPERATIONS, Operation
 from pipelines.plan import Augmentation
 
@@ -25,6 +27,7 @@ def build_augmentation(config: Config) -> Augmentation:
         flip=augment.flip,
         vertical_flip_prob=augment.vertical_flip_prob,
         operations=build_steps(config),
+        own_pipeline=config.augment.albumentations is not None,
     )
 
 
@@ -56,7 +59,7 @@ def home_of_operations(config: Config, *, backend: str, on_gpu: bool) -> Home:
     if backend == "dali":
         is_native = on_gpu and config.augment.crop != "pad" and operations_of(build_steps(config)) <= NATIVE_OPERATIONS
         return "executor" if is_native else "tail"
-    return "executor" if backend in ("threads", "reference") else "tail"
+    return "executor" if backend in ("threads", "processes", "reference") else "tail"
 
 
 def build_operate(backend: str) -> Operate:
@@ -68,6 +71,20 @@ def build_operate(backend: str) -> Operate:
     from pipelines.operations import kernels  # numba compiles them, or reads them from disk: a second
 
     return kernels.operate
+
+
+def build_own_pipeline(config: Config, data: Data) -> OwnPipeline | None:
+    """The user's own pipeline, tried out, where there is one.
+
+    Raises:
+        ValueError: It cannot be used.
+    """
+    if config.augment.albumentations is None:
+        return None
+    own_pipeline = OwnPipeline(config.augment.albumentations, describe=data.train.describe)
+    sizes_px = {given(data.spec.size_px), *(size_px for _, size_px in config.augment.sizes_px)}
+    own_pipeline.try_out(sizes_px=sorted(sizes_px), channels=given(data.spec.channels))
+    return own_pipeline
 
 
 def check_operations(config: Config, *, channels: int) -> None:

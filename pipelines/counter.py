@@ -32,6 +32,7 @@ class Stream(IntEnum):
     SAMPLING_OFFSET = 10
     SAMPLING_ORDER = 11
     OPERATION = 12
+    OWN = 13
     VERTICAL_FLIP = 14
     CUTOUT = 15
 

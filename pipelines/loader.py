@@ -76,6 +76,7 @@ class PlannedLoader:
         tail: Makes what the network sees.
         seed: The seed of order and plan, kept in the state.
         fingerprint: What the data is, kept in the state.
+        own_pipeline: What the user's own pipeline is, kept in the state; None = there is none.
         max_bad_frac: The part of an epoch's samples that may be bad.
         device: Where labels, ids and masks lie.
     """
@@ -95,6 +96,7 @@ class PlannedLoader:
         fingerprint: str,
         max_bad_frac: float,
         device: torch.device,
+        own_pipeline: str | None = None,
     ) -> None:
         self.num_samples = len(labels_N)
         self.steps_per_epoch = order.steps_per_epoch
@@ -110,6 +112,8 @@ class PlannedLoader:
         self._transfer = transfer
         self._tail = tail
         self._identity = {"plan_version": PLAN_VERSION, "seed": seed, "fingerprint": fingerprint}
+        if own_pipeline is not None:
+            self._identity["albumentations"] = own_pipeline
         self._device = device
         self._met: list[BadSample] = []
         self._is_open = False
@@ -177,18 +181,21 @@ class PlannedLoader:
         """Goes to a position, at any world size.
 
         Raises:
-            ValueError: The state belongs to other data, another seed or plan version, or lies within a global batch.
+            ValueError: The state belongs to other data, another seed, plan version or pipeline of the user's, or lies
+                within a global batch.
         """
         reasons = {
             "fingerprint": "the data has changed (class names, file names, labels, weights or image sizes)",
             "seed": "run.seed has changed",
             "plan_version": "this version of the program draws samples and crops differently",
+            "albumentations": "the pipeline of augment.albumentations has changed, or the version of albumentations",
         }
         for key, reason in reasons.items():
-            if state[key] != self._identity[key]:
+            before, now = state.get(key), self._identity.get(key)  # states are older than pipelines, and most have none
+            if before != now:
                 raise ValueError(
-                    f"cannot continue from this loader state: {reason}: {key} was {state[key]}, is "
-                    f"{self._identity[key]}; restore it, or start a new run with another --run.out."
+                    f"cannot continue from this loader state: {reason}: {key} was {before}, is {now}; restore it, or "
+                    "start a new run with another --run.out."
                 )
         step, rest = divmod(state["samples_consumed"], self._order.samples_per_step)
         if rest or step >= self.steps_per_epoch:

@@ -52,6 +52,7 @@ class Plan(NamedTuple):
     num_views: views per sample; N = samples * num_views.
     operations: what is then done to the pixels; None = nothing.
     letterbox: where windows lie in the output; None = they fill it.
+    own_seeds_N: int64 (N,), at least 0, what the user's own pipeline is seeded with; None = there is none.
     """
 
     ids_N: npt.NDArray[np.int64]
@@ -63,6 +64,7 @@ class Plan(NamedTuple):
     num_views: int = 1
     operations: Operations | None = None
     letterbox: Letterbox | None = None
+    own_seeds_N: npt.NDArray[np.int64] | None = None
 
 
 class Fit(NamedTuple):
@@ -82,6 +84,7 @@ class Augmentation(NamedTuple):
     """How training images are drawn; the fields are those of configs.schema.AugmentConfig.
 
     operations: the steps that draw what is done to pixels.
+    own_pipeline: whether seeds are drawn for a pipeline of the user's own.
     """
 
     crop: Literal["none", "pad", "rrc"] = "none"
@@ -91,6 +94,7 @@ class Augmentation(NamedTuple):
     flip: Literal["none", "random", "alternating"] = "none"
     vertical_flip_prob: float = 0.0
     operations: tuple[Step, ...] = ()
+    own_pipeline: bool = False
 
 
 def plan_evaluation(ids_N: npt.NDArray[np.int64], *, sizes_N2: npt.NDArray[np.int32], fit: Fit, size_px: int) -> Plan:
@@ -158,6 +162,9 @@ def plan_training(
         plan = plan._replace(
             operations=draw_operations(augmentation.operations, ids_N=ids_N, keys_N=keys_N, seed=seed, size_px=size_px)
         )
+    if augmentation.own_pipeline:
+        bits_N = random_bits(seed, Stream.OWN, keys_N, ids_N)
+        plan = plan._replace(own_seeds_N=(bits_N >> np.uint64(1)).astype(np.int64))  # numpy takes no seed below 0
     return plan
 
 
@@ -172,6 +179,7 @@ def rows_of(plan: Plan, rows: list[int]) -> Plan:
         num_views=1,
         operations=plan.operations and plan.operations.rows(rows),
         letterbox=plan.letterbox and plan.letterbox.rows(rows),
+        own_seeds_N=None if plan.own_seeds_N is None else plan.own_seeds_N[rows],
     )
 
 

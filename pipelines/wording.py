@@ -75,6 +75,7 @@ def list_names(augmentation: Augmentation, settings: EffectSettings) -> list[str
         "shift": augmentation.crop == "pad" and augmentation.pad_px > 0,
         "flip": augmentation.flip != "none",
         "vertical flip": augmentation.vertical_flip_prob > 0,
+        "own pipeline": augmentation.own_pipeline,
         **{_title(one): True for one in sorted(operations_of(augmentation.operations))},
         "noise": settings.noise_std > 0,
         "erase": settings.erasing.prob > 0,
@@ -171,6 +172,10 @@ def _vertical_flip(plan: Plan, row: int) -> list[Drawn]:
     return [Drawn("vertical flip", "vertical flip")] if plan.vertical_flips_N[row] else []
 
 
+def _own_pipeline(plan: Plan, row: int) -> list[Drawn]:
+    return [] if plan.own_seeds_N is None else [Drawn("own pipeline", f"own pipeline {plan.own_seeds_N[row]:x}")]
+
+
 def _operations(plan: Plan, row: int) -> list[Drawn]:
     if plan.operations is None:
         return []
@@ -179,7 +184,7 @@ def _operations(plan: Plan, row: int) -> list[Drawn]:
     return [_operation(one, parameters) for one, parameters in pairs if one != Operation.IDENTITY]
 
 
-_LISTED = (_shift, _flip, _vertical_flip, _operations)  # as they are carried out
+_LISTED = (_shift, _flip, _vertical_flip, _own_pipeline, _operations)  # as they are carried out
 
 
 def _operation(operation: Operation, parameters: Sequence[float]) -> Drawn:

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from pipelines.execution import Executor
+from pipelines.execution import Executor, Operate
+from pipelines.executors.processes import ProcessesExecutor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.resident import ResidentExecutor, load_store
 from pipelines.executors.threads import ThreadsExecutor
@@ -20,13 +21,17 @@ DALI_IS_EXPECTED = sys.platform == "linux" and platform.machine() == "x86_64"  #
 
 
 class Setting(NamedTuple):
-    """What an executor is told when it is made; fit, size_px and windows are read by resident alone."""
+    """What an executor is told when it is made.
+
+    fit, size_px and windows are read by resident alone; operate by reference, threads and processes.
+    """
 
     channels: int = 3
     interpolation: str = "bilinear"
     fit: Fit = Fit("crop", 1.0)
     size_px: int = 32
     windows: Literal["drawn", "stored"] = "drawn"
+    operate: Operate | None = None
 
 
 def _reference(num_workers: int) -> Callable[[Source, Setting], Executor]:
@@ -36,6 +41,19 @@ def _reference(num_workers: int) -> Callable[[Source, Setting], Executor]:
         interpolation=setting.interpolation,
         num_workers=num_workers,
         pin_memory=False,
+        operate=setting.operate,
+    )
+
+
+def _processes(num_workers: int) -> Callable[[Source, Setting], Executor]:
+    return lambda source, setting: ProcessesExecutor(
+        source,
+        channels=setting.channels,
+        interpolation=setting.interpolation,
+        num_workers=num_workers,
+        num_prefetched=2,
+        pin_memory=False,
+        operate=setting.operate,
     )
 
 
@@ -47,6 +65,7 @@ def _threads(num_threads: int) -> Callable[[Source, Setting], Executor]:
         num_threads=num_threads,
         num_prefetched=2,
         pin_memory=False,
+        operate=setting.operate,
     )
 
 
@@ -77,6 +96,8 @@ def _resident(source: Source, setting: Setting) -> Executor:
 
 
 EXECUTORS: dict[str, Callable[[Source, Setting], Executor]] = {
+    "processes_0": _processes(0),
+    "processes_2": _processes(2),
     "reference_0_workers": _reference(0),
     "reference_2_workers": _reference(2),
     "resident": _resident,

@@ -77,6 +77,15 @@ def test_any_number_of_processes_scores_a_run_of_another(small_recipe, tmp_path)
     succeed("torchrun", "--nproc-per-node", "2", "--", "evaluate.py", "--run", str(tmp_path / "run"))
 
 
+def test_a_pipeline_that_training_images_went_through_need_not_be_there_any_more(small_recipe, tmp_path):
+    pipeline = tmp_path / "mine.yaml"
+    pipeline.write_text("transform: {__class_fullname__: Compose, p: 1.0, transforms: []}")
+    recipe = small_recipe(augment={"albumentations": str(pipeline)}, train={"epochs": 1})
+    succeed("train.py", "--config", str(recipe), "--run.out", str(tmp_path / "run"))
+    pipeline.unlink()
+    assert "test/num_samples 360" in succeed("evaluate.py", "--run", str(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("option", ["--model.args.width", "--input.size_px", "--config"])
 def test_the_checkpoints_own_model_and_input_cannot_be_overridden(run_folder, option):
     done = run_program("evaluate.py", "--run", str(run_folder), option, "16")

@@ -148,7 +148,7 @@ def test_no_number_may_be_nan(config: Config, key: str) -> None:
 
 
 def test_the_tests_of_numbers_saw_all_of_them() -> None:
-    assert len(KEYS_OF_NUMBERS) == 45
+    assert len(KEYS_OF_NUMBERS) == 46
 
 
 def test_every_number_is_bounded_below() -> None:
@@ -172,6 +172,7 @@ OTHER_VALUES = {
     "schedule.momentum_range": (0.9, 0.8),
     "augment.rrc_scale": (0.1, 0.2),
     "augment.rrc_ratio": (0.8, 0.9),
+    "loader.workers": "processes",
 }
 
 
@@ -189,8 +190,8 @@ def default_of(key: str) -> Any:
 
 
 def test_the_tests_of_unread_options_saw_all_of_them() -> None:
-    assert len(check._READ_BY) == 19
-    assert (len(READ), len(UNREAD)) == (27, 75)
+    assert len(check._READ_BY) == 20
+    assert (len(READ), len(UNREAD)) == (29, 78)
     assert len(check._READ_BY_DATA) == 5
 
 
@@ -704,3 +705,38 @@ def test_every_backend_passes_with_everything_that_augmentation_offers(config: C
     )
     check_config(config)
     check_batch(config, world_size=3)
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine.json"])
+def test_a_file_of_ones_own_pipeline_must_be_there(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    missing = with_values(config, augment__albumentations=name)
+    wanted = (
+        f"augment.albumentations={name} is not there (looked for in {tmp_path}); give the path of the file that "
+        "albumentations.save has written."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(missing)
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(missing)
+    (tmp_path / name).rmdir()
+    (tmp_path / name).touch()
+    check_config(missing)
+
+
+@pytest.mark.parametrize("name", ["mine.py", "mine", "", "mine.yaml.bak"])
+def test_a_pipeline_in_a_file_of_another_kind_is_refused_with_the_way_to_save_it(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name:
+        (tmp_path / name).touch()
+    wanted = (
+        f"augment.albumentations={name} must be a file .yaml, .yml or .json that albumentations has written; save the "
+        'pipeline by albumentations.save(pipeline, "pipeline.yaml", data_format="yaml").'
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(with_values(config, augment__albumentations=name))

@@ -90,7 +90,7 @@ def test_no_key_may_be_abbreviated(parse: Parse, key: str) -> None:
         ("epochs: 3", "epochs", "train.epochs"),
         ("input: {siz_px: 8}", "input.siz_px", "input.size_px"),
         ("augment:\n  corp: pad", "augment.corp", "augment.crop"),
-        ("loader: {workers: 2}", "loader.workers", "loader.num_workers"),
+        ("loader: {num_worker: 2}", "loader.num_worker", "loader.num_workers"),
     ],
 )
 def test_an_unknown_key_in_a_recipe_is_refused_with_the_nearest_one(
@@ -276,8 +276,8 @@ def literal_keys() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_there_are_fourteen_keys_that_are_choices_among_words() -> None:
-    assert len(literal_keys()) == 14
+def test_there_are_fifteen_keys_that_are_choices_among_words() -> None:
+    assert len(literal_keys()) == 15
     assert literal_keys()["data.sampling"] == ("shuffled", "balanced", "weighted")
     assert "data.dataset" not in literal_keys(), "its names are torchvision's and the user's too, and checked elsewhere"
 
@@ -449,7 +449,8 @@ def everything_changed(config: Config) -> Config:
     config = replace_section(config, "data", dataset="folder", root="some/where", val_frac=0.25, verify=True)
     config = replace_section(config, "data", on_bad_sample="replace", on_bad_eval_sample="exclude", max_bad_frac=0.2)
     config = replace_section(config, "augment", crop="rrc", rrc_scale=(0.25, 0.75), flip="alternating", repeats=2)
-    config = replace_section(config, "augment", vertical_flip_prob=0.25)
+    config = replace_section(config, "augment", vertical_flip_prob=0.25, cutout_px=8)
+    config = replace_section(config, "augment", operations=({"hue": {"shift": [0, 0.1]}}, "trivial_augment"))
     config = replace_section(config, "augment", sizes_px=((0.0, 48), (1.5, 64)), mixup_alpha=0.2, cutmix_alpha=1.0)
     config = replace_section(config, "augment", erase_prob=0.25, erase_scale=(0.1, 0.2), noise_std=0.02)
     config = replace_section(config, "model", args={"norm": "layer", "dropout": 0.5, "width": 64})
@@ -481,13 +482,14 @@ def own_data_and_model(config: Config) -> Config:
 
 
 def manifest_and_milestones(config: Config) -> Config:
-    """A valid configuration with every option of a manifest, multi_step and rmsprop."""
+    """A valid configuration with every option of a manifest, multi_step, rmsprop and worker processes."""
     config = replace_section(config, "data", dataset="manifest", root="birds.csv", image_root="images")
     config = replace_section(config, "data", path_column="file", label_column="species", sampling="weighted")
     config = replace_section(config, "optim", name="rmsprop", momentum=0.9, alpha=0.95, eps=1e-3)
     return dataclasses.replace(
         config,
         model=ModelConfig(name="torchvision/resnet18", stem="small"),
+        loader=LoaderConfig(workers="processes"),
         schedule=ScheduleConfig(name="multi_step", milestones_epochs=(1.5, 3.0), gamma=0.5),
         run=RunConfig(trackers=("wandb", "tensorboard")),
     )
@@ -517,6 +519,7 @@ def test_the_changed_configurations_between_them_set_every_section_and_nearly_ev
         "augment.mix_prob",
         "augment.mix_switch_prob",
         "augment.erase_ratio",
+        "augment.albumentations",
         "loader.num_threads",
         "loader.prefetch_batches",
         "loader.eval_batch_size_per_rank",
@@ -571,6 +574,7 @@ OTHER_VALUES: dict[str, Any] = {
     "input.mean": (0.5,),
     "input.std": (0.25,),
     "augment.sizes_px": ((0.5, 16),),
+    "augment.operations": ("equalize",),
     "model.args": {"width": 64},
     "schedule.milestones_epochs": (1.0, 2.0),
     "schedule.momentum_range": (0.95, 0.85),

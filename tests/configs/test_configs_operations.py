@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from configs.load import build_parser, load_config, parse_config
+from configs.load import DEFAULT_RECIPE, build_parser, load_config, parse_config
 from configs.operations import STEPS, Affine, ColorJitter, GaussianBlur, RandAugment, read_operations
 
 
@@ -76,6 +76,16 @@ def test_the_list_comes_from_a_recipe_or_the_command_line_and_is_checked(tmp_pat
     assert parse_config(given, parser=parser).augment.operations == ("trivial_augment", {"hue": {"shift": 0.1}})
     with pytest.raises(ValueError, match="unknown operation 'equalise'; nearest: equalize"):
         parse_config(["--config", str(recipe), "--augment.operations", '["equalise"]'], parser=parser)
+
+
+def test_operations_and_a_pipeline_of_ones_own_exclude_each_other(tmp_path: Path) -> None:
+    pipeline = tmp_path / "mine.yaml"
+    pipeline.write_text("{}")
+    parser = build_parser(prog="train.py", description="")
+    given = ["--config", str(DEFAULT_RECIPE), "--augment.albumentations", str(pipeline)]
+    parse_config(given, parser=parser)
+    with pytest.raises(ValueError, match="put it all into the pipeline, or drop one of them"):
+        parse_config([*given, "--augment.operations", '["equalize"]'], parser=parser)
 
 
 def test_every_field_of_every_step_has_a_meaning_and_limits() -> None:

@@ -46,6 +46,7 @@ BACKENDS = {
     "threads_1": {"backend": "threads", "num_threads": 1},
     "threads_2": {"backend": "threads", "num_threads": 2},
     "threads_4": {"backend": "threads", "num_threads": 4, "prefetch_batches": 1},
+    "processes_2": {"backend": "threads", "workers": "processes", "num_workers": 2},
     "workers_0": {"backend": "reference", "num_workers": 0},
     "workers_2": {"backend": "reference", "num_workers": 2},
     "resident": {"backend": "resident"},
@@ -222,7 +223,7 @@ def wanted(divisible: str, data_of: Callable[[Config], Data]) -> Wanted:
 
 def test_every_backend_and_world_size_is_tried() -> None:
     assert {settings["backend"] for settings in BACKENDS.values()} >= {"threads", "reference", "resident"}
-    assert len(BACKENDS) * len(WORLD_SIZES) == (35 if DALI_IS_EXPECTED else 30)
+    assert len(BACKENDS) * len(WORLD_SIZES) == (40 if DALI_IS_EXPECTED else 35)
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
@@ -390,7 +391,7 @@ def config_of(kind: str, table: str, *, backend: str) -> Config:
 
 
 def test_every_kind_of_data_set_is_tried() -> None:
-    assert len(KINDS) * len(BACKENDS) * len(FEW_WORLD_SIZES) == (105 if DALI_IS_EXPECTED else 90)
+    assert len(KINDS) * len(BACKENDS) * len(FEW_WORLD_SIZES) == (120 if DALI_IS_EXPECTED else 105)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -249,6 +249,88 @@ def test_windows_drawn_from_images_of_several_sizes_cannot_be_held(
     assert choose_backend(fixed, data).name == "resident"
 
 
+OWN_PIPELINE = "transform: {__class_fullname__: Compose, p: 1.0, transforms: [{__class_fullname__: InvertImg, p: 1.0}]}"
+
+
+@pytest.fixture
+def own_pipeline(tmp_path: Path) -> str:
+    """The file of a pipeline of albumentations that inverts every image."""
+    (tmp_path / "mine.yaml").write_text(OWN_PIPELINE)
+    return str(tmp_path / "mine.yaml")
+
+
+def test_auto_takes_threads_for_a_pipeline_of_the_users_own_and_says_so(own_pipeline: str) -> None:
+    config = make_config(augment__albumentations=own_pipeline)
+    data = data_of(config)
+    assert choose_backend(config, data) == ("threads", "augment.albumentations takes single images on the CPU")
+    loaders = build_loaders(config, data, place=ALONE, show_progress=False)
+    assert "loader: threads (augment.albumentations takes single images on the CPU)" in describe_data(data, loaders)
+    own = make_config(
+        augment__albumentations=own_pipeline,
+        data__dataset="own_sets:Sizes",
+        data__args={"count": 40},
+        input__size_px=16,
+        loader__resident_max_gib=0.0,
+    )
+    assert choose_backend(own, data_of(own)).name == "reference", "its workers do it"
+
+
+@pytest.mark.parametrize("backend", ["resident", "dali"])
+def test_a_backend_that_cannot_run_a_pipeline_of_the_users_own_is_refused_with_what_to_do(
+    own_pipeline: str, backend: str
+) -> None:
+    config = make_config(augment__albumentations=own_pipeline, loader__backend=backend)
+    wanted = (
+        f"loader.backend={backend} cannot carry out augment.albumentations={own_pipeline}, which takes single images "
+        "on the CPU; use loader.backend=threads, or leave augment.albumentations out."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        choose_backend(config, data_of(config))
+
+
+@pytest.mark.parametrize("backend", ["auto", "threads"])
+def test_worker_processes_take_the_place_of_threads_where_they_are_asked_for(own_pipeline: str, backend: str) -> None:
+    options = {"augment__albumentations": own_pipeline, "loader__backend": backend}
+    config = make_config(**options, loader__workers="processes", loader__num_workers=2)
+    why = "as configured" if backend == "threads" else "augment.albumentations takes single images on the CPU"
+    assert choose_backend(config, data_of(config)) == ("processes", f"{why}; loader.workers=processes")
+    there, here = loaders_of(config), loaders_of(make_config(**options))
+    pixels, wanted = (torch.cat([batch.inputs[0] for batch in one.evaluation["val"]]) for one in (there, here))
+    assert torch.equal(pixels, wanted)
+    assert torch.equal(next(iter(there.train)).inputs[0], next(iter(here.train)).inputs[0])
+
+
+def test_processes_change_nothing_where_auto_holds_the_images() -> None:
+    config = make_config(loader__workers="processes")
+    assert choose_backend(config, data_of(config)).name == "resident"
+
+
+def test_a_pipeline_is_tried_out_on_every_size_of_the_run_before_training(own_pipeline: str) -> None:
+    crop = "{__class_fullname__: RandomCrop, height: 12, width: 12, p: 0.01}"
+    Path(own_pipeline).write_text(OWN_PIPELINE.replace("{__class_fullname__: InvertImg, p: 1.0}", crop))
+    config = make_config(augment__albumentations=own_pipeline, input__size_px=12)
+    loaders_of(config)
+    for sizes_px, size_px, came in (
+        (((0, 12), (0.5, 16)), 16, "it gives uint8 (12, 12, 1)"),
+        (((0, 8),), 8, "it fails: R"),
+    ):
+        wanted = f"augment.albumentations={own_pipeline}: for an image uint8 ({size_px}, {size_px}, 1), {came}"
+        with pytest.raises(ValueError, match=re.escape(wanted)):
+            loaders_of(replace_section(config, "augment", sizes_px=sizes_px))
+
+
+def test_a_pipeline_changes_training_images_and_no_others(own_pipeline: str) -> None:
+    changed, plain = (
+        loaders_of(make_config(augment__albumentations=path, input__mean=(0.5,), input__std=(0.5,)))
+        for path in (own_pipeline, None)
+    )
+    one, other = (next(iter(loaders.train)).inputs[0] for loaders in (changed, plain))
+    assert torch.allclose(one, -other, rtol=0, atol=1e-6)
+    for split in ("val", "test"):
+        one, other = (next(iter(loaders.evaluation[split])).inputs[0] for loaders in (changed, plain))
+        assert torch.equal(one, other)
+
+
 def test_one_size_throughout_that_is_the_inputs_draws_nothing(write_folder: WriteFolder) -> None:
     root = write_folder({"train": TWO}, sizes=[(30, 40), (40, 30)])
     config = make_config(root, input__size_px=16, augment__sizes_px=((0, 16), (3, 16)))

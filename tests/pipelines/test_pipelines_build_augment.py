@@ -37,6 +37,7 @@ def test_every_field_of_augmentation_and_effects_comes_from_the_configuration() 
     [
         ("threads", False, make_config("equalize"), "executor"),
         ("threads", True, make_config("equalize"), "executor"),
+        ("processes", False, make_config("equalize"), "executor"),
         ("reference", False, make_config("equalize"), "executor"),
         ("resident", False, make_config(*NATIVE), "tail"),
         ("dali", False, make_config(*NATIVE), "tail"),
@@ -51,7 +52,7 @@ def test_operations_have_one_home(backend: str, on_gpu: bool, config: Config, ho
 
 
 def test_threads_operate_by_kernels_and_the_others_by_torchvision() -> None:
-    assert build_operate("threads") is kernels.operate
+    assert build_operate("threads") is build_operate("processes") is kernels.operate
     assert build_operate("reference") is build_operate("dali") is reference.operate
 
 

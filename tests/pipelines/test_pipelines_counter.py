@@ -120,4 +120,5 @@ def test_the_streams_have_fixed_numbers_as_saved_positions_depend_on_them() -> N
         "OPERATION": 12,
         "VERTICAL_FLIP": 14,
         "CUTOUT": 15,
+        "OWN": 13,
     }

@@ -35,7 +35,7 @@ AUGMENTATION = Augmentation(crop="pad", pad_px=3, flip="random")
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)
 CPU = torch.device("cpu")
 REASON = "only 17 of 300 bytes"
-NAMES = ["reference_0_workers", "reference_2_workers", "resident", "threads_2"]
+NAMES = ["reference_0_workers", "reference_2_workers", "resident", "threads_2", "processes_2"]
 
 
 def make_source(*, seed: int = 0, broken: list[int] | None = None, known: bool = True) -> BrokenSource:
@@ -67,6 +67,7 @@ def join(
     std: tuple[float, ...] = STD,
     dtype: torch.dtype = torch.float32,
     max_bad_frac: float = 0.5,
+    own_pipeline: str | None = None,
 ) -> PlannedLoader:
     return PlannedLoader(
         source.labels_N,
@@ -81,6 +82,7 @@ def join(
         fingerprint=source.fingerprint(),
         max_bad_frac=max_bad_frac,
         device=CPU,
+        own_pipeline=own_pipeline,
     )
 
 
@@ -97,6 +99,7 @@ def build_loader(
     num_views: int = 1,
     action: Action = "raise",
     max_bad_frac: float = 0.5,
+    own_pipeline: str | None = None,
 ) -> PlannedLoader:
     def draw_plan(share: Share, epoch: int, step: int) -> Plan:
         return plan_training(
@@ -133,6 +136,7 @@ def build_loader(
         action=action,
         seed=seed,
         max_bad_frac=max_bad_frac,
+        own_pipeline=own_pipeline,
     )
 
 
@@ -230,6 +234,7 @@ PLACES = [
     ("resident", 4),
     ("threads_2", 6),
     ("threads_2", 1),
+    ("processes_2", 2),
 ]
 
 
@@ -323,6 +328,22 @@ def test_states_of_other_sources_and_seeds_are_refused_without_editing_them() ->
         loader.load_state_dict(build_loader(make_source(seed=1)).state_dict())
     with pytest.raises(ValueError, match=r"run\.seed has changed: seed was 2, is 1"):
         loader.load_state_dict(build_loader(make_source(), seed=2).state_dict())
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, "abc"), ("abc", None), ("abc", "def")])
+def test_a_state_of_another_pipeline_of_the_users_own_is_refused_with_the_reason(
+    before: str | None, now: str | None
+) -> None:
+    state = build_loader(make_source(), own_pipeline=before).state_dict()
+    assert state.get("albumentations") == before
+    assert ("albumentations" in state) == (before is not None), "states without a pipeline stay as they were"
+    build_loader(make_source(), own_pipeline=before).load_state_dict(json.loads(json.dumps(state)))
+    wanted = (
+        "cannot continue from this loader state: the pipeline of augment.albumentations has changed, or the version of "
+        f"albumentations: albumentations was {before}, is {now}; restore it, or start a new run with another --run.out."
+    )
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        build_loader(make_source(), own_pipeline=now).load_state_dict(state)
 
 
 @pytest.mark.parametrize(("consumed", "global_batch_size"), [(12, 8), (48, 12), (60, 12)])

@@ -11,6 +11,7 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
+from pipelines.counter import Stream, random_bits
 from pipelines.plan import PLAN_VERSION, Augmentation, Fit, Plan, draw_keys, plan_evaluation, plan_training, rows_of
 
 WHOLE = Fit("crop", 1.0)
@@ -479,3 +480,48 @@ def test_training_letterboxes_as_evaluation_does_unless_it_draws_windows() -> No
 def test_no_other_fit_has_boxes() -> None:
     for fit in (WHOLE, Fit("squash", 1.0), Fit("crop", 0.5, border=(1, 2, 3))):
         assert draw(AUGMENTATIONS[1], ids=np.arange(4), sizes=sizes_like(4, (30, 50)), fit=fit).letterbox is None
+
+
+# --- seeds of a pipeline of the user's own
+
+OWN = Augmentation(crop="rrc", flip="random", own_pipeline=True)
+
+
+def test_seeds_are_drawn_only_where_there_is_a_pipeline_and_change_nothing_else() -> None:
+    sizes, ids = sizes_like(100, (48, 200), (300, 30)), np.arange(100)
+    plan = draw(OWN, ids=ids, sizes=sizes, seed=4, epoch=3)
+    without = draw(OWN._replace(own_pipeline=False), ids=ids, sizes=sizes, seed=4, epoch=3)
+    assert_rows_equal(plan, without)
+    assert without.own_seeds_N is None
+    assert plan_evaluation(ids, sizes_N2=sizes, fit=WHOLE, size_px=8).own_seeds_N is None
+    assert rows_of(without, [1, 2]).own_seeds_N is None
+
+
+def own_seeds(ids: npt.NDArray[np.int64], **options: object) -> list[int]:
+    plan = draw(OWN, ids=ids, sizes=sizes_like(300, (40, 40)), **options)  # type: ignore[arg-type]
+    assert plan.own_seeds_N is not None
+    assert plan.own_seeds_N.dtype == np.int64
+    return plan.own_seeds_N.tolist()
+
+
+def test_a_seed_is_the_bits_of_seed_epoch_copy_view_and_id_above_the_lowest() -> None:
+    ids, copies = np.array([7, 0, 7]), np.array([0, 2, 1])
+    found = own_seeds(ids, copies=copies, seed=9, epoch=5, num_views=2)
+    keys = [(7, 0), (0, 4), (7, 2), (7, 1), (0, 5), (7, 3)]  # copy * 2 + view
+    wanted = [int(random_bits(9, Stream.OWN, 5 + (copy << 32), sample_id)) >> 1 for sample_id, copy in keys]
+    assert found == wanted
+    assert len(set(wanted)) == 6
+
+
+def test_a_seed_depends_on_its_sample_alone_and_rows_keep_theirs() -> None:
+    ids = np.arange(300)
+    everything = own_seeds(ids, seed=4, epoch=3)
+    assert min(everything) >= 0
+    assert max(everything) > 2**62
+    shuffled = np.random.default_rng(0).permutation(300)
+    assert own_seeds(shuffled, seed=4, epoch=3) == np.array(everything)[shuffled].tolist()
+    plan = draw(OWN, ids=ids, sizes=sizes_like(300, (40, 40)), seed=4, epoch=3)
+    assert (rows := rows_of(plan, [5, 250])).own_seeds_N is not None
+    assert rows.own_seeds_N.tolist() == [everything[5], everything[250]]
+    for other in (own_seeds(ids, seed=5, epoch=3), own_seeds(ids, seed=4, epoch=4)):
+        assert not set(other) & set(everything)

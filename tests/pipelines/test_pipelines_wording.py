@@ -134,6 +134,11 @@ def test_mixing_names_the_weight_of_the_image_itself_and_its_partner() -> None:
     assert named.words == "mixup 0.83 with <100>"
 
 
+def test_the_users_own_pipeline_is_named_with_its_seed() -> None:
+    plan = make_plan([(Operation.IDENTITY,)], own_seeds_N=np.array([255]))
+    assert list_drawn(plan, Effects(), 0, sizes_N2=None) == [Drawn("own pipeline", "own pipeline ff")]
+
+
 def test_all_that_may_be_drawn_is_named_in_the_order_in_which_it_is_done() -> None:
     assert list_names(Augmentation(), EffectSettings()) == []
     steps = (Step("equalize", {"prob": 0.1}), Step("brightness", {"factor": (0.5, 1.5), "prob": 1.0}))
@@ -141,6 +146,7 @@ def test_all_that_may_be_drawn_is_named_in_the_order_in_which_it_is_done() -> No
     settings = EffectSettings(Mixing(0.0, 1.0), Erasing(0.5), noise_std=0.1, cutout_px=4)
     wanted = ["shift", "flip", "vertical flip", "brightness", "equalize", "noise", "erase", "cutout", "CutMix"]
     assert list_names(some, settings) == wanted
+    assert list_names(Augmentation(own_pipeline=True), EffectSettings()) == ["own pipeline"]
     assert list_names(Augmentation(crop="rrc"), EffectSettings(Mixing(0.2, 0.0))) == ["crop", "mixup"]
     assert list_names(Augmentation(crop="pad", pad_px=0), EffectSettings(Mixing(0.2, 1.0, prob=0.0))) == []
 
