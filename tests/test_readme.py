@@ -123,7 +123,7 @@ def test_what_augmentations_page_writes_into_recipes_is_read():
     snippets += [{"operations": [yaml.safe_load(step)]} for step in re.findall(r"`(randaugment: [^`]+)`", page)]
     options = re.findall(r"`--augment\.operations \"(.*)\"`", page)
     snippets += [{"operations": yaml.safe_load(option)} for option in options]
-    assert (len(blocks), len(options)) == (1, 1)
+    assert (len(blocks), len(options)) == (2, 1)
     assert len(snippets) > 20
     names = {field.name for field in dataclasses.fields(AugmentConfig)}
     seen = set()

@@ -28,6 +28,7 @@ from pipelines.build import (
     size_at,
     split_of,
 )
+from pipelines.build_augment import build_effect_settings
 from pipelines.source import ArraySource
 from pipelines.sources.digits import load_digits
 
@@ -498,7 +499,7 @@ def test_every_option_of_mixing_erasing_and_noise_reaches_the_tail() -> None:
         augment__erase_ratio=(0.5, 2.0),
         augment__noise_std=0.05,
     )
-    settings = build._effect_settings(config)
+    settings = build_effect_settings(config)
     assert settings.mixing._asdict() == {"mixup_alpha": 0.2, "cutmix_alpha": 0.7, "prob": 0.9, "switch_prob": 0.3}
     assert settings.erasing._asdict() == {"prob": 0.4, "scale": (0.1, 0.2), "ratio": (0.5, 2.0)}
     assert settings.noise_std == 0.05
@@ -510,7 +511,7 @@ def test_every_option_of_mixing_erasing_and_noise_reaches_the_tail() -> None:
 
 
 def test_the_defaults_of_the_schema_are_those_of_torchvision_and_change_nothing() -> None:
-    settings = build._effect_settings(make_config())
+    settings = build_effect_settings(make_config())
     assert not settings.mixes
     assert (settings.erasing.prob, settings.noise_std) == (0, 0)
     assert (settings.erasing.scale, settings.erasing.ratio) == ((0.02, 0.33), (0.3, 3.3))
