@@ -16,20 +16,21 @@ import re
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.recipes import ALONE, RESULTS, ROOT, read_csv
+from benchmarks.recipes import ALONE, AUGMENTATIONS, RESULTS, ROOT, read_csv
 from configs.operations_table import step_table
 from report.intervals import holm, welch
 
 _BLOCK = re.compile(r"(<!-- (\w+): made by `make tables` -->\n).*?(<!-- end -->\n)", flags=re.DOTALL)
 _LENGTHS = (5, 10, 15, 20, 25, 30)  # epochs at which the study of lengths is read
-_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
+_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 _NOT_MEASURED = "# Not measured yet."
 _Rows = list[dict[str, str]]
 _Arm = tuple[str, str]  # recipe, overrides
@@ -46,11 +47,15 @@ _COSINE: _Arm = ("configs/cifar10/simple_cnn_cosine.yaml", "")
 
 
 class Comparison(NamedTuple):
-    """A block and a picture of docs/course.md: what they say of each arm of a study, in this order."""
+    """A block and a picture of a page: what they say of each arm of a study, in this order.
+
+    against: what an arm is held against, by their names, where that is not the one before it.
+    """
 
     study: str
     arms: dict[_Arm, str]
     alt: str
+    against: Mapping[str, str] = MappingProxyType({})
 
     def rows_of(self, rows: _Rows) -> _Rows:
         """Those rows of a CSV that belong to it."""
@@ -77,6 +82,12 @@ COMPARISONS = {
         "thirty",
         {_CONSTANT: "constant learning rate", _COSINE: "cosine"},
         "Loss and accuracy over 30 epochs, constant and cosine",
+    ),
+    "augment": Comparison(
+        "augment",
+        {("configs/cifar10/simple_cnn_bn.yaml", overrides): name for name, overrides in AUGMENTATIONS.items()},
+        "Loss and accuracy over 15 epochs, for seven ways of augmenting",
+        against={name: "crop and alternating flip" for name in AUGMENTATIONS if name.startswith("+")},
     ),
 }
 
@@ -148,6 +159,7 @@ def texts() -> dict[Path, str]:
     blocks: dict[str, Callable[[], str]] = {
         "recipes": lambda: readme_table(groups),
         "course": lambda: course_block(groups, COMPARISONS["course"]),
+        "augment": lambda: course_block(groups, COMPARISONS["augment"]),
         "cosine": lambda: course_block(groups, COMPARISONS["cosine"]),
         "length": lambda: length_block(epochs),
         "operations": step_table,
@@ -213,15 +225,16 @@ def readme_table(groups: list[Group]) -> str:
 
 
 def course_block(groups: list[Group], comparison: Comparison) -> str:
-    """The arms of a comparison, a line each, and how each differs from the one before it."""
+    """The arms of a comparison, a line each, and how each differs from what it is held against."""
     of_study = {(group.recipe, group.overrides): group for group in groups if group.study == comparison.study}
     ordered = {name: of_study[arm] for arm, name in comparison.arms.items() if arm in of_study}
     lines = ["| network | test top-1 | val top-1 | train top-1, last epoch |", "| --- | --- | --- | --- |"]
     for name, group in ordered.items():
         val, train = (_mean(group, column) for column in ("val_top1_frac", "last_train_top1_frac"))
         lines.append(f"| {name} | {group.top1} ({group.runs}) | {val} | {train} |")
-    values = [[100 * float(row["test_top1_frac"]) for row in group.rows] for group in ordered.values()]
-    lines += ["", *_differences(list(ordered), values)]
+    values = {name: [100 * float(row["test_top1_frac"]) for row in group.rows] for name, group in ordered.items()}
+    pairs = [(name, comparison.against.get(name, before)) for before, name in itertools.pairwise(ordered)]
+    lines += ["", *_differences([pair for pair in pairs if pair[1] in ordered], values)]
     return "\n".join(lines) + "\n" if ordered else "Not measured yet.\n"
 
 
@@ -248,12 +261,12 @@ def length_block(rows: _Rows) -> str:
     return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
 
 
-def _differences(names: list[str], values: list[list[float]]) -> list[str]:
-    """A sentence on each pair of neighbours; p values are corrected for there being several (Holm)."""
-    tests = [welch(after, before) for before, after in itertools.pairwise(values)]
+def _differences(pairs: list[tuple[str, str]], values: dict[str, list[float]]) -> list[str]:
+    """A sentence on each pair; p values are corrected for there being several (Holm)."""
+    tests = [welch(values[after], values[before]) for after, before in pairs]
     corrected = iter(holm([test.p_value for test in tests if test is not None]))
     lines = []
-    for before, after, test in zip(names[:-1], names[1:], tests, strict=True):
+    for (after, before), test in zip(pairs, tests, strict=True):
         if test is not None:
             p_value = next(corrected)
             verdict = ("better" if test.value > 0 else "worse") if p_value < 0.05 else "undecided"
@@ -346,7 +359,7 @@ def shorten(commit: str) -> str:
 
 
 def draw_figures(folder: Path) -> None:
-    """Draws the pictures of docs/course.md for which there are rows."""
+    """Draws the pictures of the pages for which there are rows."""
     rows = read_csv(RESULTS / "recipe_epochs.csv")
     folder.mkdir(parents=True, exist_ok=True)
     for name, comparison in COMPARISONS.items():

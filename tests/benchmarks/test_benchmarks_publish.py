@@ -6,7 +6,7 @@ import statistics
 import pytest
 from scipy import stats
 
-from benchmarks import publish
+from benchmarks import publish, recipes
 from benchmarks.publish import COMPARISONS, Comparison, Group, course_block, length_block, with_figure
 
 PLAIN, BN = "configs/cifar10/simple_cnn.yaml", "configs/cifar10/simple_cnn_bn.yaml"
@@ -86,6 +86,27 @@ def test_neighbours_are_compared_by_welchs_test_corrected_for_their_number() -> 
 def test_a_group_that_is_worse_is_called_worse() -> None:
     groups = [make_group(PLAIN, [72.0, 72.4, 72.8]), make_group(BN, [69.0, 69.5, 70.0])]
     assert "**worse**, -2.90 points" in course_block(groups, compare(plain="plain", bn="bn"))
+
+
+def test_arms_are_held_against_the_one_that_a_comparison_names() -> None:
+    groups = [make_group(PLAIN, [69.0, 69.5]), make_group(BN, [72.0, 72.4]), make_group(DROPOUT, [71.0, 71.5])]
+    comparison = compare(plain="plain", bn="bn", dropout="dropout")._replace(against={"dropout": "plain"})
+    said = [line.split(":")[0] for line in course_block(groups, comparison).splitlines() if line.startswith("-")]
+    assert said == ["- bn, against plain", "- dropout, against plain"]
+    assert "against" not in course_block(groups[1:2] + groups[2:], comparison), "without plain there is nothing to say"
+
+
+def test_every_arm_of_the_study_of_augmentations_is_in_its_block() -> None:
+    cells = {(cell.recipe, cell.overrides) for cell in recipes.STUDIES["augment"]}
+    comparison = COMPARISONS["augment"]
+    assert set(comparison.arms) == cells
+    assert len(cells) == 7
+    assert len(recipes.STUDIES["augment"]) == 21
+    assert len(publish._COLORS) >= len(cells)
+    assert set(comparison.against.values()) == {"crop and alternating flip"} < set(comparison.arms.values())
+    assert [name for name in comparison.arms.values() if name in comparison.against] == [
+        "+ RandAugment", "+ cutout", "+ mixup", "+ CutMix",
+    ]  # fmt: skip
 
 
 def test_a_length_is_told_by_the_best_epoch_within_it_where_at_least_two_runs_reached_it() -> None:
