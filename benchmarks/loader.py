@@ -1,7 +1,10 @@
-"""Our loader and other people's at the same two jobs, side by side in one run.
+"""Our loader and other people's at the same jobs, side by side in one run.
 
     python -m benchmarks.loader cifar --images /DIR/cifar10          # a folder with train/<class>/*.jpg
     python -m benchmarks.loader imagenet --images /DIR               # a folder of JPEG files
+    python -m benchmarks.loader randaugment --images /DIR            # the same files, and operations on pixels after it
+    python -m benchmarks.loader color_jitter --images /DIR
+    python -m benchmarks.loader cifar_randaugment --images /DIR/cifar10
     python -m benchmarks.loader imagenet --images /DIR --only threads dali
 
 Each contender is a process of its own, so that its memory can be told, and none but one works at a time: they take
@@ -28,20 +31,36 @@ import psutil
 import torch
 from PIL import Image
 
-from benchmarks.ours import OURS_CIFAR, OURS_IMAGENET
+from benchmarks.ours import OURS_CIFAR, OURS_IMAGENET, OURS_OPERATIONS
 from benchmarks.peers import (
     PEERS_CIFAR,
+    PEERS_CIFAR_OPERATIONS,
     PEERS_IMAGENET,
+    PEERS_OPERATIONS,
     RESIZES,
+    Augment,
     CifarJob,
     Epoch,
     ImagenetJob,
     mean_difference_from_pillow,
 )
+from benchmarks.recipes import code_commit
 
 _RESULTS = Path(__file__).parent / "results"
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _IMAGENET_REPEATS = 8  # how often an epoch goes over the files: 250 of them make 2,000 images
+_CONTENDERS: dict[str, dict[str, Callable[[Any], Epoch]]] = {  # ours first
+    "cifar": {**OURS_CIFAR, **PEERS_CIFAR},
+    "cifar_randaugment": {**OURS_CIFAR, **PEERS_CIFAR_OPERATIONS},
+    "imagenet": {**OURS_IMAGENET, **PEERS_IMAGENET},
+    "randaugment": {**OURS_OPERATIONS, **PEERS_OPERATIONS},
+    "color_jitter": {**OURS_OPERATIONS, **PEERS_OPERATIONS},
+}
+_AUGMENTS: dict[str, Augment] = {
+    "cifar_randaugment": "randaugment",
+    "randaugment": "randaugment",
+    "color_jitter": "color_jitter",
+}
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -70,7 +89,7 @@ class Measured(NamedTuple):
 def main() -> None:
     """Measures, prints a table, and writes that of all contenders to benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=["cifar", "imagenet"])
+    parser.add_argument("job", choices=list(_CONTENDERS))
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders to measure; default: all")
     parser.add_argument("--repeats", type=int, default=7)
@@ -80,11 +99,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.contender:
         serve(
-            builders(options.job)[options.contender],
+            _CONTENDERS[options.job][options.contender],
             make_job(options.job, options.images, options.folder, options.threads),
         )
         return
-    names = options.only or list(builders(options.job))
+    names = options.only or list(_CONTENDERS[options.job])
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(options.job, names, images=options.images, folder=Path(folder), options=options)
         paths = sorted(str(path) for path in options.images.rglob("*.JPEG"))[:32]
@@ -93,17 +112,13 @@ def main() -> None:
         _save(options.job, rows)
 
 
-def builders(job: str) -> dict[str, Callable[[Any], Epoch]]:
-    """Name -> builder of every contender at a job, ours first."""
-    return {**OURS_CIFAR, **PEERS_CIFAR} if job == "cifar" else {**OURS_IMAGENET, **PEERS_IMAGENET}
-
-
 def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJob | ImagenetJob:
     """The job, on the images below a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    if name == "imagenet":
+    augment = _AUGMENTS.get(name, "none")
+    if not name.startswith("cifar"):
         paths = sorted(str(path) for path in images.rglob("*.JPEG")) * _IMAGENET_REPEATS
-        return ImagenetJob(paths=paths, folder=folder, num_threads=num_threads)
+        return ImagenetJob(paths=paths, folder=folder, num_threads=num_threads, augment=augment)
     stored = folder.parent / "cifar.npz"
     if not stored.exists():
         classes = sorted(path for path in (images / "train").iterdir() if path.is_dir())
@@ -118,6 +133,7 @@ def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJo
             std=_STD,
             folder=folder,
             num_threads=num_threads,
+            augment=augment,
         )
 
 
@@ -203,13 +219,12 @@ def _median(result: Measured | str) -> float:
 
 
 def _about() -> dict[str, str]:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     versions = [f"{name} {_version(name)}" for name in _PACKAGES]
     return {
         "date": str(date.today()),
-        "commit": commit.stdout.strip(),
+        "commit": code_commit(),
         "cpu": f"{psutil.cpu_count()} cores of {cpu}",
         "versions": "; ".join([f"python {platform.python_version()}", *versions]),
     }
