@@ -72,9 +72,11 @@ def test_the_bare_tails_do_the_same_operations(augment: Augment, make_job: Calla
     assert (first - second).abs().mean() > 1  # of the same images: each batch has operations of its own
 
 
-def test_every_job_with_operations_has_the_peers_that_know_them() -> None:
-    assert set(PEERS_OPERATIONS) == {"dali", "albumentations", "torchvision_tensors", "torchvision_pil", "timm"}
-    assert set(OURS_OPERATIONS) >= {"threads", "threads_tail", "reference", "dali_planned"}
+def test_jobs_with_operations_have_these_contenders() -> None:
+    albumentations = {"albumentations", "albumentations_area"}
+    assert set(PEERS_OPERATIONS) == {"dali", *albumentations, "torchvision_tensors", "torchvision_pil", "timm"}
+    ours = {"threads", "threads_tail", "reference", "dali_planned", "tail_kernels", "tail_batched"}
+    assert set(OURS_OPERATIONS) == ours
 
 
 def test_torchvision_is_told_the_same() -> None:
