@@ -8,8 +8,9 @@
     python -m benchmarks.loader imagenet --images /DIR --only threads dali
 
 Each contender is a process of its own, so that its memory can be told, and none but one works at a time: they take
-turns, an epoch each. The first epoch (workers start, code compiles) is dropped. Peers come with the group `benchmarks`;
-one that is not installed is listed as such.
+turns, an epoch each. The first epoch (workers start, code compiles) is dropped. Where a machine is shared,
+`--most-others 0.05` has each epoch run again in which other programs took more than a twentieth of the cores. Peers come
+with the group `benchmarks`; one that is not installed is listed as such.
 """
 
 import argparse
@@ -74,6 +75,18 @@ _PACKAGES = (
 )
 
 
+class _Timed(NamedTuple):
+    """An epoch of a contender; others_frac: the part of all cores' time that other programs worked meanwhile."""
+
+    num_images: int
+    seconds: float
+    cpu_s: float
+    others_frac: float
+
+    def __str__(self) -> str:
+        return f"{self.num_images / self.seconds:,.0f} images/s; others took {self.others_frac:.1%} of the cores"
+
+
 class Measured(NamedTuple):
     """One value per epoch, over all processes of a contender.
 
@@ -94,6 +107,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders to measure; default: all")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--most-others", type=float, default=1.0, metavar="FRAC", help="of the cores; default: 1")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -168,18 +182,17 @@ def measure(
     for repeat in range(options.repeats + 1):
         for name, process in list(running.items()):
             try:
-                cpu_before_s = _cpu_s(process.pid)
-                num_images, seconds = _epoch(process)
+                epoch = _undisturbed_epoch(process, most_others_frac=options.most_others if repeat > 0 else 1.0)
             except (OSError, ValueError, psutil.Error):  # it has ended
                 measured[name] = _last_line(folder / f"{name}.txt")
                 del running[name]
                 continue
             result = measured[name]
             if repeat > 0 and isinstance(result, Measured):
-                result.images_per_s.append(num_images / seconds)
-                result.images_per_cpu_s.append(num_images / (_cpu_s(process.pid) - cpu_before_s))
+                result.images_per_s.append(epoch.num_images / epoch.seconds)
+                result.images_per_cpu_s.append(epoch.num_images / epoch.cpu_s)
                 result.memory_mib.append(_memory_mib(process.pid))
-            print(f"{repeat}/{options.repeats} {name}: {num_images / seconds:,.0f} images/s", file=sys.stderr)
+            print(f"{repeat}/{options.repeats} {name}: {epoch}", file=sys.stderr)
     for process in running.values():
         process.kill()
     return measured
@@ -260,12 +273,27 @@ def _answer(process: "subprocess.Popen[str]") -> str:
     return ""
 
 
-def _epoch(process: "subprocess.Popen[str]") -> tuple[int, float]:
+def _undisturbed_epoch(process: "subprocess.Popen[str]", *, most_others_frac: float) -> _Timed:
+    """An epoch in which other programs took at most that part of the cores; as many tries as it takes."""
+    while (epoch := _epoch(process)).others_frac > most_others_frac:
+        print(f"once more: {epoch}", file=sys.stderr)
+        time.sleep(5)
+    return epoch
+
+
+def _epoch(process: "subprocess.Popen[str]") -> _Timed:
     assert process.stdin is not None, "it was opened as a pipe"
+    cpu_before_s, all_before_s, start = _cpu_s(process.pid), _cpu_of_all_s(), time.perf_counter()
     process.stdin.write("epoch\n")
     process.stdin.flush()
     num_images, seconds = _answer(process).split()
-    return int(num_images), float(seconds)
+    cpu_s, all_s, passed_s = (
+        _cpu_s(process.pid) - cpu_before_s,
+        _cpu_of_all_s() - all_before_s,
+        time.perf_counter() - start,
+    )
+    others_frac = max(0.0, all_s - cpu_s) / (passed_s * psutil.cpu_count())
+    return _Timed(int(num_images), float(seconds), cpu_s, others_frac)
 
 
 def _last_line(errors: Path) -> str:
@@ -284,6 +312,12 @@ def _cpu_s(pid: int) -> float:
     """Work of a process and of its children that live; before the first epoch, when these start, it is not used."""
     times = [process.cpu_times() for process in _family(pid)]
     return float(sum(each.user + each.system for each in times))
+
+
+def _cpu_of_all_s() -> float:
+    """Work of the machine's cores, and what a host took of them."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
 if __name__ == "__main__":

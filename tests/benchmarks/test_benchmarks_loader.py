@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from benchmarks import loader
 from benchmarks.ours import OURS_OPERATIONS
 from benchmarks.peers_imagenet import PEERS_OPERATIONS, import_albumentations
 from benchmarks.peers_job import Augment, ImagenetJob
@@ -151,3 +152,11 @@ def test_albumentations_jitters_always() -> None:
     assert jitter.hue == pytest.approx((-0.1, 0.1))
     parameters = inspect.signature(type(jitter)).parameters
     assert parameters["p"].default == 0.5  # what it would do unasked: half of the work
+
+
+def test_an_epoch_that_others_disturbed_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = [loader._Timed(100, 1.0, 2.0, others_frac) for others_frac in (0.4, 0.06, 0.05)]
+    coming = iter(epochs)
+    monkeypatch.setattr(loader, "_epoch", lambda process: next(coming))
+    monkeypatch.setattr(loader.time, "sleep", lambda seconds: None)
+    assert loader._undisturbed_epoch(None, most_others_frac=0.05) is epochs[2]
