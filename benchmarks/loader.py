@@ -9,8 +9,8 @@
 
 Each contender is a process of its own, so that its memory can be told, and none but one works at a time: they take
 turns, an epoch each. The first epoch (workers start, code compiles) is dropped. Where a machine is shared,
-`--most-others 0.05` has each epoch run again in which other programs took more than a twentieth of the cores. Peers come
-with the group `benchmarks`; one that is not installed is listed as such.
+`--most-others 0.05` has each epoch run again in which other programs took more than a twentieth of the cores. Peers
+come with the group `benchmarks`; one that is not installed is listed as such.
 """
 
 import argparse

@@ -319,5 +319,6 @@ PEERS_IMAGENET: dict[str, Callable[[ImagenetJob], Epoch]] = {
 }
 
 PEERS_OPERATIONS = {
-    name: PEERS_IMAGENET[name] for name in ("dali", "albumentations", "torchvision_tensors", "torchvision_pil", "timm")
+    name: PEERS_IMAGENET[name]
+    for name in ("dali", "albumentations", "albumentations_area", "torchvision_tensors", "torchvision_pil", "timm")
 }
