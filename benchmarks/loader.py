@@ -1,12 +1,16 @@
-"""Our loader and other people's at the same two jobs, side by side in one run.
+"""Our loader and other people's at the same jobs, side by side in one run.
 
     python -m benchmarks.loader cifar --images /DIR/cifar10          # a folder with train/<class>/*.jpg
     python -m benchmarks.loader imagenet --images /DIR               # a folder of JPEG files
+    python -m benchmarks.loader randaugment --images /DIR            # the same files, and operations on pixels after it
+    python -m benchmarks.loader color_jitter --images /DIR
+    python -m benchmarks.loader cifar_randaugment --images /DIR/cifar10
     python -m benchmarks.loader imagenet --images /DIR --only threads dali
 
 Each contender is a process of its own, so that its memory can be told, and none but one works at a time: they take
-turns, an epoch each. The first epoch (workers start, code compiles) is dropped. Peers come with the group `benchmarks`;
-one that is not installed is listed as such.
+turns, an epoch each. The first epoch (workers start, code compiles) is dropped. Where a machine is shared,
+`--most-others 0.05` has each epoch run again in which other programs took more than a twentieth of the cores. Peers
+come with the group `benchmarks`; one that is not installed is listed as such.
 """
 
 import argparse
@@ -28,20 +32,36 @@ import psutil
 import torch
 from PIL import Image
 
-from benchmarks.ours import OURS_CIFAR, OURS_IMAGENET
+from benchmarks.ours import OURS_CIFAR, OURS_IMAGENET, OURS_OPERATIONS
 from benchmarks.peers import (
     PEERS_CIFAR,
+    PEERS_CIFAR_OPERATIONS,
     PEERS_IMAGENET,
+    PEERS_OPERATIONS,
     RESIZES,
+    Augment,
     CifarJob,
     Epoch,
     ImagenetJob,
     mean_difference_from_pillow,
 )
+from benchmarks.recipes import code_commit
 
 _RESULTS = Path(__file__).parent / "results"
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _IMAGENET_REPEATS = 8  # how often an epoch goes over the files: 250 of them make 2,000 images
+_CONTENDERS: dict[str, dict[str, Callable[[Any], Epoch]]] = {  # ours first
+    "cifar": {**OURS_CIFAR, **PEERS_CIFAR},
+    "cifar_randaugment": {**OURS_CIFAR, **PEERS_CIFAR_OPERATIONS},
+    "imagenet": {**OURS_IMAGENET, **PEERS_IMAGENET},
+    "randaugment": {**OURS_OPERATIONS, **PEERS_OPERATIONS},
+    "color_jitter": {**OURS_OPERATIONS, **PEERS_OPERATIONS},
+}
+_AUGMENTS: dict[str, Augment] = {
+    "cifar_randaugment": "randaugment",
+    "randaugment": "randaugment",
+    "color_jitter": "color_jitter",
+}
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -53,6 +73,18 @@ _PACKAGES = (
     "albumentations",
     "timm",
 )
+
+
+class _Timed(NamedTuple):
+    """An epoch of a contender; others_frac: the part of all cores' time that other programs worked meanwhile."""
+
+    num_images: int
+    seconds: float
+    cpu_s: float
+    others_frac: float
+
+    def __str__(self) -> str:
+        return f"{self.num_images / self.seconds:,.0f} images/s; others took {self.others_frac:.1%} of the cores"
 
 
 class Measured(NamedTuple):
@@ -70,21 +102,22 @@ class Measured(NamedTuple):
 def main() -> None:
     """Measures, prints a table, and writes that of all contenders to benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=["cifar", "imagenet"])
+    parser.add_argument("job", choices=list(_CONTENDERS))
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders to measure; default: all")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--most-others", type=float, default=1.0, metavar="FRAC", help="of the cores; default: 1")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
         serve(
-            builders(options.job)[options.contender],
+            _CONTENDERS[options.job][options.contender],
             make_job(options.job, options.images, options.folder, options.threads),
         )
         return
-    names = options.only or list(builders(options.job))
+    names = options.only or list(_CONTENDERS[options.job])
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(options.job, names, images=options.images, folder=Path(folder), options=options)
         paths = sorted(str(path) for path in options.images.rglob("*.JPEG"))[:32]
@@ -93,17 +126,13 @@ def main() -> None:
         _save(options.job, rows)
 
 
-def builders(job: str) -> dict[str, Callable[[Any], Epoch]]:
-    """Name -> builder of every contender at a job, ours first."""
-    return {**OURS_CIFAR, **PEERS_CIFAR} if job == "cifar" else {**OURS_IMAGENET, **PEERS_IMAGENET}
-
-
 def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJob | ImagenetJob:
     """The job, on the images below a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    if name == "imagenet":
+    augment = _AUGMENTS.get(name, "none")
+    if not name.startswith("cifar"):
         paths = sorted(str(path) for path in images.rglob("*.JPEG")) * _IMAGENET_REPEATS
-        return ImagenetJob(paths=paths, folder=folder, num_threads=num_threads)
+        return ImagenetJob(paths=paths, folder=folder, num_threads=num_threads, augment=augment)
     stored = folder.parent / "cifar.npz"
     if not stored.exists():
         classes = sorted(path for path in (images / "train").iterdir() if path.is_dir())
@@ -118,6 +147,7 @@ def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJo
             std=_STD,
             folder=folder,
             num_threads=num_threads,
+            augment=augment,
         )
 
 
@@ -152,18 +182,17 @@ def measure(
     for repeat in range(options.repeats + 1):
         for name, process in list(running.items()):
             try:
-                cpu_before_s = _cpu_s(process.pid)
-                num_images, seconds = _epoch(process)
+                epoch = _undisturbed_epoch(process, most_others_frac=options.most_others if repeat > 0 else 1.0)
             except (OSError, ValueError, psutil.Error):  # it has ended
                 measured[name] = _last_line(folder / f"{name}.txt")
                 del running[name]
                 continue
             result = measured[name]
             if repeat > 0 and isinstance(result, Measured):
-                result.images_per_s.append(num_images / seconds)
-                result.images_per_cpu_s.append(num_images / (_cpu_s(process.pid) - cpu_before_s))
+                result.images_per_s.append(epoch.num_images / epoch.seconds)
+                result.images_per_cpu_s.append(epoch.num_images / epoch.cpu_s)
                 result.memory_mib.append(_memory_mib(process.pid))
-            print(f"{repeat}/{options.repeats} {name}: {num_images / seconds:,.0f} images/s", file=sys.stderr)
+            print(f"{repeat}/{options.repeats} {name}: {epoch}", file=sys.stderr)
     for process in running.values():
         process.kill()
     return measured
@@ -203,13 +232,12 @@ def _median(result: Measured | str) -> float:
 
 
 def _about() -> dict[str, str]:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     versions = [f"{name} {_version(name)}" for name in _PACKAGES]
     return {
         "date": str(date.today()),
-        "commit": commit.stdout.strip(),
+        "commit": code_commit(),
         "cpu": f"{psutil.cpu_count()} cores of {cpu}",
         "versions": "; ".join([f"python {platform.python_version()}", *versions]),
     }
@@ -245,12 +273,27 @@ def _answer(process: "subprocess.Popen[str]") -> str:
     return ""
 
 
-def _epoch(process: "subprocess.Popen[str]") -> tuple[int, float]:
+def _undisturbed_epoch(process: "subprocess.Popen[str]", *, most_others_frac: float) -> _Timed:
+    """An epoch in which other programs took at most that part of the cores; as many tries as it takes."""
+    while (epoch := _epoch(process)).others_frac > most_others_frac:
+        print(f"once more: {epoch}", file=sys.stderr)
+        time.sleep(5)
+    return epoch
+
+
+def _epoch(process: "subprocess.Popen[str]") -> _Timed:
     assert process.stdin is not None, "it was opened as a pipe"
+    cpu_before_s, all_before_s, start = _cpu_s(process.pid), _cpu_of_all_s(), time.perf_counter()
     process.stdin.write("epoch\n")
     process.stdin.flush()
     num_images, seconds = _answer(process).split()
-    return int(num_images), float(seconds)
+    cpu_s, all_s, passed_s = (
+        _cpu_s(process.pid) - cpu_before_s,
+        _cpu_of_all_s() - all_before_s,
+        time.perf_counter() - start,
+    )
+    others_frac = max(0.0, all_s - cpu_s) / (passed_s * psutil.cpu_count())
+    return _Timed(int(num_images), float(seconds), cpu_s, others_frac)
 
 
 def _last_line(errors: Path) -> str:
@@ -269,6 +312,12 @@ def _cpu_s(pid: int) -> float:
     """Work of a process and of its children that live; before the first epoch, when these start, it is not used."""
     times = [process.cpu_times() for process in _family(pid)]
     return float(sum(each.user + each.system for each in times))
+
+
+def _cpu_of_all_s() -> float:
+    """Work of the machine's cores, and what a host took of them."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
 if __name__ == "__main__":

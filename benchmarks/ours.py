@@ -1,18 +1,29 @@
 """Our own loaders at the jobs of `benchmarks.peers_job`: order, plan and policy included, as in training.
 
-CIFAR: the whole loader, to normalised float32. ImageNet: to uint8 batches, as the peers hand them over.
+CIFAR: the whole loader, to normalised float32. ImageNet: to uint8 batches, as the peers hand them over; but where the
+tail does the operations, it normalises, too, and gives float32.
 """
 
-import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers_job import CifarJob, Epoch, ImagenetJob
+from benchmarks.peers_job import (
+    JITTER,
+    MAGNITUDE,
+    NUM_BINS,
+    NUM_OPERATIONS,
+    Augment,
+    CifarJob,
+    Epoch,
+    ImagenetJob,
+)
 from configs.schema import (
     AugmentConfig,
     Config,
@@ -24,14 +35,36 @@ from configs.schema import (
     TrainConfig,
 )
 from pipelines.build import Data, Place, build_training_loader
-from pipelines.execution import Executor
+from pipelines.build_augment import build_augmentation, build_operate
+from pipelines.effects import Effects
+from pipelines.execution import Executor, Operate
 from pipelines.executors.dali import DaliExecutor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.threads import ThreadsExecutor
+from pipelines.operations.batched import operate_batch
 from pipelines.order import TrainingOrder
-from pipelines.plan import Augmentation, Fit, Plan, plan_training
+from pipelines.parallel import RowPool
+from pipelines.plan import Fit, Plan, plan_training
 from pipelines.source import ArraySource, Source
 from pipelines.sources.scan import scan_folder
+from pipelines.tail import Tail
+
+_OPERATIONS: dict[Augment, tuple[str | dict[str, Any], ...]] = {  # as recipes have them
+    "none": (),
+    "randaugment": ({"randaugment": {"n": NUM_OPERATIONS, "m": MAGNITUDE, "num_bins": NUM_BINS}},),
+    "color_jitter": ({"color_jitter": JITTER},),
+}
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+_Finish = Callable[[Tensor, Plan], Tensor]  # images, uint8 (N, H, W, C), and their plan -> what is handed over
+
+
+class _Planned(NamedTuple):
+    """A source, and the plans of an epoch: of the next one each time it is called."""
+
+    source: Source
+    plans: Callable[[], Iterator[Plan]]
 
 
 def build_resident(job: CifarJob) -> Epoch:
@@ -40,14 +73,8 @@ def build_resident(job: CifarJob) -> Epoch:
         class_names=tuple("0123456789"), labels_N=job.labels_N.astype(np.int64), images_NHWC=job.images_NHWC
     )
     spec = InputSpec(size_px=32, channels=3, mean=job.mean, std=job.std)
-    config = Config(
-        data=DataConfig(dataset="digits"),
-        augment=AugmentConfig(crop="pad", pad_px=job.max_shift_px, flip="random"),
-        loader=LoaderConfig(backend="resident"),
-        model=ModelConfig(name="none"),
-        optim=OptimConfig(name="sgd", lr=0.1),
-        train=TrainConfig(epochs=1, global_batch_size=job.batch_size),
-    )
+    augment = AugmentConfig(crop="pad", pad_px=job.max_shift_px, flip="random", operations=_OPERATIONS[job.augment])
+    config = _config(augment, backend="resident", batch_size=job.batch_size)
     place = Place(torch.device("cpu"), torch.float32, rank=0, world_size=1, num_cores=job.num_threads)
     loader = build_training_loader(
         config, Data(train=source, val=None, test=None, spec=spec), place=place, show_progress=False
@@ -56,46 +83,67 @@ def build_resident(job: CifarJob) -> Epoch:
 
 
 def build_threads(job: ImagenetJob) -> Epoch:
-    """simplejpeg, torch's resize, threads."""
-    return _build(
-        job,
-        lambda source: ThreadsExecutor(
-            source,
-            channels=3,
-            interpolation="bilinear",
-            num_threads=job.num_threads,
-            num_prefetched=2,
-            pin_memory=False,
-        ),
-    )
+    """simplejpeg, torch's resize, the kernels, threads."""
+    planned = _plan(job)
+    return _epochs(planned, _threads(planned, job, operate=_operate(job, "threads")))
+
+
+def build_threads_tail(job: ImagenetJob) -> Epoch:
+    """The same, but the operations are left to the tail."""
+    planned = _plan(job)
+    return _epochs(planned, _threads(planned, job, operate=None), finish=_tail(job))
 
 
 def build_dali_planned(job: ImagenetJob) -> Epoch:
-    """DALI on the CPU, told what to do by the plan."""
-    return _build(
-        job,
-        lambda source: DaliExecutor(
-            source,
-            channels=3,
-            interpolation="bilinear",
-            device=torch.device("cpu"),
-            num_threads=job.num_threads,
-            num_prefetched=2,
-        ),
+    """DALI on the CPU, told what to do by the plan; operations, if any, by the tail."""
+    planned = _plan(job)
+    executor = DaliExecutor(
+        planned.source,
+        channels=3,
+        interpolation="bilinear",
+        device=torch.device("cpu"),
+        num_threads=job.num_threads,
+        num_prefetched=2,
     )
+    return _epochs(planned, executor, finish=_as_they_are if job.augment == "none" else _tail(job))
 
 
 def build_reference(job: ImagenetJob) -> Epoch:
     """A DataLoader and torchvision."""
-    return _build(
-        job,
-        lambda source: ReferenceExecutor(
-            source, channels=3, interpolation="bilinear", num_workers=job.num_threads, pin_memory=False
-        ),
+    planned = _plan(job)
+    executor = ReferenceExecutor(
+        planned.source,
+        channels=3,
+        interpolation="bilinear",
+        num_workers=job.num_threads,
+        pin_memory=False,
+        operate=_operate(job, "reference"),
+    )
+    return _epochs(planned, executor)
+
+
+def build_tail_kernels(job: ImagenetJob) -> Epoch:
+    """No loader but the tail's limit on a CPU: the same finished batch each time, operations by kernels."""
+    return _epochs_of_one_batch(_plan(job), job, finish=_tail(job))
+
+
+def build_tail_batched(job: ImagenetJob) -> Epoch:
+    """The same by the torch code for a GPU's tail, not normalised."""
+    return _epochs_of_one_batch(_plan(job), job, finish=_operate_by_torch)
+
+
+def _config(augment: AugmentConfig, *, backend: Literal["resident", "threads"], batch_size: int) -> Config:
+    return Config(
+        data=DataConfig(dataset="digits"),
+        augment=augment,
+        loader=LoaderConfig(backend=backend),
+        model=ModelConfig(name="none"),
+        optim=OptimConfig(name="sgd", lr=0.1),
+        train=TrainConfig(epochs=1, global_batch_size=batch_size),
     )
 
 
-def _build(job: ImagenetJob, build_executor: Callable[[Source], Executor]) -> Epoch:
+def _plan(job: ImagenetJob) -> _Planned:
     root = job.folder / "tree"
     for number, path in enumerate(job.paths):
         link = root / "train" / "ab"[number % 2] / f"{number:06}.jpg"
@@ -106,7 +154,14 @@ def _build(job: ImagenetJob, build_executor: Callable[[Source], Executor]) -> Ep
             link.symlink_to(Path(path).resolve())
     source = scan_folder(str(root), show_progress=False)["train"]
     order = TrainingOrder(len(job.paths), global_batch_size=job.batch_size, seed=0, rank=0, world_size=1)
-    executor = build_executor(source)
+    augment = AugmentConfig(
+        crop="rrc",
+        rrc_scale=job.area_frac,
+        rrc_ratio=job.aspect_ratio,
+        flip="random",
+        operations=_OPERATIONS[job.augment],
+    )
+    augmentation = build_augmentation(_config(augment, backend="threads", batch_size=job.batch_size))
     epochs = iter(range(2**31))
 
     def plans() -> Iterator[Plan]:
@@ -118,20 +173,59 @@ def _build(job: ImagenetJob, build_executor: Callable[[Source], Executor]) -> Ep
                 copies_N=share.copies_N,
                 sizes_N2=source.sizes_N2[share.ids_N],
                 fit=Fit("crop", 1.0),
-                augmentation=Augmentation(
-                    crop="rrc", rrc_scale=job.area_frac, rrc_ratio=job.aspect_ratio, flip="random"
-                ),
+                augmentation=augmentation,
                 seed=0,
                 epoch=epoch,
                 size_px=job.size_px,
             )
 
-    def images() -> Iterator[Tensor]:
-        for carried in executor.run(plans()):
-            assert not carried.bad, "the files are whole"
-            yield carried.images_NHWC
+    return _Planned(source, plans)
 
-    return functools.partial(images)
+
+def _threads(planned: _Planned, job: ImagenetJob, *, operate: Operate | None) -> ThreadsExecutor:
+    return ThreadsExecutor(
+        planned.source,
+        channels=3,
+        interpolation="bilinear",
+        num_threads=job.num_threads,
+        num_prefetched=2,
+        pin_memory=False,
+        operate=operate,
+    )
+
+
+def _operate(job: ImagenetJob, backend: str) -> Operate | None:
+    return None if job.augment == "none" else build_operate(backend)
+
+
+def _as_they_are(images_NHWC: Tensor, plan: Plan) -> Tensor:
+    return images_NHWC
+
+
+def _operate_by_torch(images_NHWC: Tensor, plan: Plan) -> Tensor:
+    assert plan.operations is not None, "jobs without operations have no such contender"
+    return operate_batch(images_NHWC, plan.operations)
+
+
+def _tail(job: ImagenetJob) -> _Finish:
+    tail = Tail(mean=_MEAN, std=_STD, device=torch.device("cpu"), dtype=torch.float32, pool=RowPool(job.num_threads))
+    return lambda images_NHWC, plan: tail(images_NHWC, Effects(operations=plan.operations))[0]
+
+
+def _epochs(planned: _Planned, executor: Executor, *, finish: _Finish = _as_they_are) -> Epoch:
+    def images() -> Iterator[Tensor]:
+        for_finish, for_executor = itertools.tee(planned.plans())
+        for carried in executor.run(for_executor):
+            assert not carried.bad, "the files are whole"
+            yield finish(carried.images_NHWC, next(for_finish))
+
+    return images
+
+
+def _epochs_of_one_batch(planned: _Planned, job: ImagenetJob, *, finish: _Finish) -> Epoch:
+    (carried,) = _threads(planned, job, operate=None).run(itertools.islice(planned.plans(), 1))
+    images_NHWC = carried.images_NHWC.clone()
+    return lambda: (finish(images_NHWC, plan) for plan in planned.plans())
 
 
 OURS_CIFAR: dict[str, Callable[[CifarJob], Epoch]] = {"resident": build_resident}
@@ -139,4 +233,10 @@ OURS_IMAGENET: dict[str, Callable[[ImagenetJob], Epoch]] = {
     "threads": build_threads,
     "dali_planned": build_dali_planned,
     "reference": build_reference,
+}
+OURS_OPERATIONS: dict[str, Callable[[ImagenetJob], Epoch]] = {
+    **OURS_IMAGENET,
+    "threads_tail": build_threads_tail,
+    "tail_kernels": build_tail_kernels,
+    "tail_batched": build_tail_batched,
 }

@@ -1,4 +1,4 @@
-"""Peers on CIFAR-10: images in memory -> shift, flip -> normalised float32 batches (N, C, H, W).
+"""Peers on CIFAR-10: images in memory -> shift, flip, the job's operations -> normalised float32 batches (N, C, H, W).
 
 All shuffle and drop the last batch.
 """
@@ -11,24 +11,25 @@ import torch
 from torchvision.transforms import v2
 
 from benchmarks.peers_job import CifarJob, Epoch, Samples, epochs_of_dataloader, write_beton
+from benchmarks.peers_operations import torchvision_operations
 
 
 def build_torchvision_pil(job: CifarJob) -> Epoch:
     """Torchvision v2 transforms of PIL images, as its data set CIFAR10 gives them, in a DataLoader."""
-    transform = v2.Compose([*_shift_and_flip(job), v2.ToImage(), *_normalize(job)])
+    transform = v2.Compose([*_augment(job), v2.ToImage(), *_normalize(job)])
     return epochs_of_dataloader(Samples(job, job.load, transform=transform), job)
 
 
 def build_torchvision_tensors(job: CifarJob) -> Epoch:
     """The same, made tensors first."""
-    transform = v2.Compose([v2.ToImage(), *_shift_and_flip(job), *_normalize(job)])
+    transform = v2.Compose([v2.ToImage(), *_augment(job), *_normalize(job)])
     return epochs_of_dataloader(Samples(job, job.load, transform=transform), job)
 
 
-def _shift_and_flip(job: CifarJob) -> list[v2.Transform]:
+def _augment(job: CifarJob) -> list[v2.Transform]:
     size_px = job.images_NHWC.shape[1]
     crop = v2.RandomCrop(size_px, padding=job.max_shift_px, padding_mode="reflect")
-    return [crop, v2.RandomHorizontalFlip()]
+    return [crop, v2.RandomHorizontalFlip(), *torchvision_operations(job.augment)]
 
 
 def _normalize(job: CifarJob) -> list[v2.Transform]:
@@ -74,3 +75,5 @@ PEERS_CIFAR: dict[str, Callable[[CifarJob], Epoch]] = {
     "torchvision_tensors": build_torchvision_tensors,
     "torchvision_pil": build_torchvision_pil,
 }
+
+PEERS_CIFAR_OPERATIONS = {name: PEERS_CIFAR[name] for name in ("torchvision_tensors", "torchvision_pil")}

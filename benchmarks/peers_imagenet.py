@@ -1,4 +1,7 @@
-"""Peers on ImageNet's files: JPEG -> RandomResizedCrop, flip -> uint8 batches. All shuffle and drop the last batch."""
+"""Peers on ImageNet's files: JPEG -> RandomResizedCrop, flip, the job's operations -> uint8 batches.
+
+All shuffle and drop the last batch. Those in PEERS_OPERATIONS know operations on pixels.
+"""
 
 import os
 import random
@@ -15,6 +18,12 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from benchmarks.peers_job import Epoch, ImagenetJob, Samples, epochs_of_dataloader, write_beton
+from benchmarks.peers_operations import (
+    albumentations_operations,
+    dali_operations,
+    timm_operations,
+    torchvision_operations,
+)
 
 _DALI_BATCHES_AHEAD = 2  # its own default
 _DECODE_CHUNK = 8
@@ -22,16 +31,20 @@ _DECODE_CHUNK = 8
 
 def build_dali(job: ImagenetJob) -> Epoch:
     """DALI on the CPU, its operators as its own ImageNet examples have them. Batches: (N, H, W, C)."""
-    from nvidia.dali import Pipeline, fn
+    from nvidia.dali import fn, pipeline_def
 
-    pipeline: Any = Pipeline(batch_size=job.batch_size, num_threads=job.num_threads, device_id=None)
-    with pipeline:
+    def graph() -> Any:
         encoded, _ = fn.readers.file(files=list(job.paths), random_shuffle=True)
         images = fn.decoders.image_random_crop(
             encoded, random_area=list(job.area_frac), random_aspect_ratio=list(job.aspect_ratio)
         )
         images = fn.resize(images, size=[job.size_px, job.size_px])  # bilinear, antialiased
-        pipeline.set_outputs(fn.flip(images, horizontal=fn.random.coin_flip()))
+        images = fn.flip(images, horizontal=fn.random.coin_flip())
+        return dali_operations(images, job.augment, size_px=job.size_px)
+
+    build_pipeline = pipeline_def(graph, enable_conditionals=True)
+    pipeline: Any = build_pipeline(batch_size=job.batch_size, num_threads=job.num_threads, device_id=None)
+    pipeline.build()
     pipeline.schedule_run()  # only the first one schedules as many batches as DALI works ahead
     for _ in range(_DALI_BATCHES_AHEAD):
         pipeline.share_outputs()
@@ -98,6 +111,7 @@ def _build_albumentations(job: ImagenetJob, *, area_for_downscale: str | None) -
                 area_for_downscale=area_for_downscale,
             ),
             albumentations.HorizontalFlip(),
+            *albumentations_operations(albumentations, job.augment, size_px=job.size_px),
         ]
     )
     samples = Samples(job, partial(_load_by_opencv, job), transform=partial(_transform_by_albumentations, transform))
@@ -124,18 +138,19 @@ def _transform_by_albumentations(transform: Any, image: Any) -> Any:
 
 def build_torchvision_pil(job: ImagenetJob) -> Epoch:
     """Torchvision v2 transforms of PIL images, in a DataLoader. Batches: (N, C, H, W)."""
-    transform = v2.Compose([_random_resized_crop(job), v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    transform = v2.Compose([*_crop_flip_operate(job), v2.PILToTensor()])
     return epochs_of_dataloader(Samples(job, job.load, transform=transform), job)
 
 
 def build_torchvision_tensors(job: ImagenetJob) -> Epoch:
     """Torchvision's own decoder (deprecated since 0.29) and v2 transforms of tensors. Batches: (N, C, H, W)."""
-    transform = v2.Compose([_random_resized_crop(job), v2.RandomHorizontalFlip()])
+    transform = v2.Compose(_crop_flip_operate(job))
     return epochs_of_dataloader(Samples(job, partial(_load_by_torchvision, job), transform=transform), job)
 
 
-def _random_resized_crop(job: ImagenetJob) -> v2.Transform:
-    return v2.RandomResizedCrop(job.size_px, scale=job.area_frac, ratio=job.aspect_ratio, antialias=True)
+def _crop_flip_operate(job: ImagenetJob) -> list[v2.Transform]:
+    crop = v2.RandomResizedCrop(job.size_px, scale=job.area_frac, ratio=job.aspect_ratio, antialias=True)
+    return [crop, v2.RandomHorizontalFlip(), *torchvision_operations(job.augment)]
 
 
 def _load_by_torchvision(job: ImagenetJob, index: int) -> tuple[torch.Tensor, int]:
@@ -164,9 +179,9 @@ def build_timm(job: ImagenetJob) -> Epoch:
         is_training=True,
         scale=job.area_frac,
         ratio=job.aspect_ratio,
-        color_jitter=0.0,
         interpolation="bilinear",
         normalize=False,
+        **timm_operations(job.augment),
     )
     return lambda: (images for images, _ in loader)
 
@@ -301,4 +316,9 @@ PEERS_IMAGENET: dict[str, Callable[[ImagenetJob], Epoch]] = {
     "torchvision_pil": build_torchvision_pil,
     "timm": build_timm,
     "spdl": build_spdl,
+}
+
+PEERS_OPERATIONS = {
+    name: PEERS_IMAGENET[name]
+    for name in ("dali", "albumentations", "albumentations_area", "torchvision_tensors", "torchvision_pil", "timm")
 }

@@ -1,9 +1,9 @@
-"""The two jobs that every loader is timed on, and the DataLoader that half of the peers run in."""
+"""The jobs that every loader is timed on, and the DataLoader that half of the peers run in."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,16 @@ from PIL import Image
 Epoch = Callable[[], Iterator[Any]]
 """One epoch each time it is called; what it yields has as many items (`len`) as images went into it."""
 
+Augment = Literal["none", "randaugment", "color_jitter"]
+"""What is done to pixels after the flip."""
+
+NUM_OPERATIONS, MAGNITUDE, NUM_BINS = 2, 9, 31  # of RandAugment
+JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CifarJob:
-    """Small images in memory -> shift by reflection, flip -> normalised float32 batches on the CPU.
+    """Small images in memory -> shift by reflection, flip, `augment` -> normalised float32 batches on the CPU.
 
     images_NHWC: uint8 (N, 32, 32, 3). labels_N: int64 (N,). mean, std: per channel, of values 0..1.
     folder: where a peer may write files of its own.
@@ -30,6 +36,7 @@ class CifarJob:
     batch_size: int = 512
     max_shift_px: int = 4
     num_threads: int = 2
+    augment: Augment = "none"
 
     def __len__(self) -> int:
         return len(self.images_NHWC)
@@ -41,7 +48,9 @@ class CifarJob:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagenetJob:
-    """JPEG files -> RandomResizedCrop (bilinear, antialiased where the peer can), flip -> uint8 batches on the CPU.
+    """JPEG files -> RandomResizedCrop (bilinear, antialiased where the peer can), flip, `augment` -> uint8 batches.
+
+    Batches lie on the CPU.
 
     paths: the files of one epoch, in which a file may occur several times.
     folder: where a peer may write files of its own.
@@ -54,6 +63,7 @@ class ImagenetJob:
     area_frac: tuple[float, float] = (0.08, 1.0)
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     num_threads: int = 2
+    augment: Augment = "none"
 
     def __len__(self) -> int:
         return len(self.paths)
