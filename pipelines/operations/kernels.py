@@ -285,19 +285,63 @@ def _affine(image: _Pixels, value: npt.NDArray[np.float64], out: _Pixels) -> Non
     unit = float(1 << 32)
     step_x, step_y = np.int64(np.rint(a * unit)), np.int64(np.rint(c * unit))
     source, target = image.reshape(-1), out.reshape(-1)
+    is_along_rows = step_x == np.int64(1 << 32) and step_y == 0  # translation, shear along x
     for y in range(size):
         down = y - centre - value[2]
         at_x = np.int64(np.rint((centre + b * down - a * (centre + value[1])) * unit))
         at_y = np.int64(np.rint((centre + d * down - c * (centre + value[1])) * unit))
+        if is_along_rows:
+            _sample_row(image, at_x, at_y, source, target, y)
+            continue
         for x in range(size):
             place = np.uint64((y * size + x) * channels)
             left, top = at_x >> 32, at_y >> 32
             if left >= 0 and top >= 0 and left < size - 1 and top < size - 1:
                 _sample(source, np.uint64((top * size + left) * channels), size, channels, at_x, at_y, target, place)
+            elif left < -1 or top < -1 or left >= size or top >= size:
+                _blacken(target, place, place + np.uint64(channels))
             else:
                 _sample_at_border(image, top, left, at_x, at_y, target, place)
             at_x += step_x
             at_y += step_y
+
+
+@compiled
+def _sample_row(image: _Pixels, at_x: _Fixed, at_y: _Fixed, source: _Pixels, target: _Pixels, y: int) -> None:
+    """Row `y` where its pixels come from pixels one apart: the weights are those of its first, and loops are simple."""
+    size, _, channels = image.shape
+    left, top = at_x >> 32, at_y >> 32
+    row = np.uint64(y * size * channels)
+    if top < -1 or top >= size:
+        _blacken(target, row, row + np.uint64(size * channels))
+        return
+    first = min(max(0, -left), size)  # the pixels that have all four neighbours are `first` to before `last`
+    last = max(first, min(size, size - 1 - left)) if 0 <= top < size - 1 else first
+    weights, whole = _weights(at_x, at_y), np.float32(_UNIT * _UNIT)
+    own, right = np.float32(weights[0]) / whole, np.float32(weights[1]) / whole
+    below, both = np.float32(weights[2]) / whole, np.float32(weights[3]) / whole
+    start, to = np.uint64((top * size + left + first) * channels), np.uint64((y * size + first) * channels)
+    beside, next_row = np.uint64(channels), np.uint64(size * channels)
+    for value in range((last - first) * channels):
+        upper = start + np.uint64(value)
+        lower = upper + next_row
+        total = own * source[upper] + right * source[upper + beside]
+        total += below * source[lower] + both * source[lower + beside]
+        target[to + np.uint64(value)] = np.uint8(total + np.float32(0.5))
+    begin = max(first - 1, 0)  # pixels before this one, and from `end` on, have no neighbour at all
+    end = min(max(size - left, 0), size)
+    _blacken(target, row, row + np.uint64(begin * channels))
+    for x in range(begin, first):
+        _sample_at_border(image, top, left + x, at_x, at_y, target, row + np.uint64(x * channels))
+    for x in range(last, end):
+        _sample_at_border(image, top, left + x, at_x, at_y, target, row + np.uint64(x * channels))
+    _blacken(target, row + np.uint64(max(end, begin) * channels), row + np.uint64(size * channels))
+
+
+@compiled
+def _blacken(target: _Pixels, start: np.uint64, stop: np.uint64) -> None:
+    for offset in range(np.int64(stop) - np.int64(start)):
+        target[start + np.uint64(offset)] = 0
 
 
 @compiled
