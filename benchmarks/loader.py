@@ -4,6 +4,8 @@
     python -m benchmarks.loader imagenet --images /DIR               # a folder of JPEG files
     python -m benchmarks.loader randaugment --images /DIR            # the same files, and operations on pixels after it
     python -m benchmarks.loader color_jitter --images /DIR
+    python -m benchmarks.loader randaugment_decoded --images /DIR    # nothing but the operations, at 224 px in memory
+    python -m benchmarks.loader color_jitter_decoded --images /DIR
     python -m benchmarks.loader cifar_randaugment --images /DIR/cifar10
     python -m benchmarks.loader imagenet --images /DIR --only threads dali
 
@@ -32,15 +34,18 @@ import psutil
 import torch
 from PIL import Image
 
-from benchmarks.ours import OURS_CIFAR, OURS_IMAGENET, OURS_OPERATIONS
+from benchmarks.operations import load_photographs
+from benchmarks.ours import OURS_CIFAR, OURS_DECODED, OURS_IMAGENET, OURS_OPERATIONS
 from benchmarks.peers import (
     PEERS_CIFAR,
     PEERS_CIFAR_OPERATIONS,
+    PEERS_DECODED,
     PEERS_IMAGENET,
     PEERS_OPERATIONS,
     RESIZES,
     Augment,
     CifarJob,
+    DecodedJob,
     Epoch,
     ImagenetJob,
     mean_difference_from_pillow,
@@ -50,17 +55,22 @@ from benchmarks.recipes import code_commit
 _RESULTS = Path(__file__).parent / "results"
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _IMAGENET_REPEATS = 8  # how often an epoch goes over the files: 250 of them make 2,000 images
+_DECODED_REPEATS = 8
 _CONTENDERS: dict[str, dict[str, Callable[[Any], Epoch]]] = {  # ours first
     "cifar": {**OURS_CIFAR, **PEERS_CIFAR},
     "cifar_randaugment": {**OURS_CIFAR, **PEERS_CIFAR_OPERATIONS},
     "imagenet": {**OURS_IMAGENET, **PEERS_IMAGENET},
     "randaugment": {**OURS_OPERATIONS, **PEERS_OPERATIONS},
     "color_jitter": {**OURS_OPERATIONS, **PEERS_OPERATIONS},
+    "randaugment_decoded": {**OURS_DECODED, **PEERS_DECODED},
+    "color_jitter_decoded": {**OURS_DECODED, **PEERS_DECODED},
 }
 _AUGMENTS: dict[str, Augment] = {
     "cifar_randaugment": "randaugment",
     "randaugment": "randaugment",
     "color_jitter": "color_jitter",
+    "randaugment_decoded": "randaugment",
+    "color_jitter_decoded": "color_jitter",
 }
 _PACKAGES = (
     "torch",
@@ -126,10 +136,13 @@ def main() -> None:
         _save(options.job, rows)
 
 
-def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJob | ImagenetJob:
+def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJob | ImagenetJob | DecodedJob:
     """The job, on the images below a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     augment = _AUGMENTS.get(name, "none")
+    if name.endswith("_decoded"):
+        images_NHWC = np.tile(load_photographs(images, most=250), (_DECODED_REPEATS, 1, 1, 1))
+        return DecodedJob(images_NHWC=images_NHWC, folder=folder, num_threads=num_threads, augment=augment)
     if not name.startswith("cifar"):
         paths = sorted(str(path) for path in images.rglob("*.JPEG")) * _IMAGENET_REPEATS
         return ImagenetJob(paths=paths, folder=folder, num_threads=num_threads, augment=augment)
@@ -151,7 +164,7 @@ def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJo
         )
 
 
-def serve(build: Callable[[Any], Epoch], job: CifarJob | ImagenetJob) -> None:
+def serve(build: Callable[[Any], Epoch], job: CifarJob | ImagenetJob | DecodedJob) -> None:
     """One contender: an epoch for each line on standard input, answered with images and seconds."""
     torch.set_num_threads(job.num_threads)
     epoch = build(job)

@@ -21,6 +21,7 @@ from benchmarks.peers_job import (
     NUM_OPERATIONS,
     Augment,
     CifarJob,
+    DecodedJob,
     Epoch,
     ImagenetJob,
 )
@@ -88,6 +89,16 @@ def build_threads(job: ImagenetJob) -> Epoch:
     return _epochs(planned, _threads(planned, job, operate=_operate(job, "threads")))
 
 
+def build_threads_decoded(job: DecodedJob) -> Epoch:
+    """Threads that do the operations to images in memory, and nothing else."""
+    num_images = len(job)
+    source = ArraySource(
+        class_names=("any",), labels_N=np.zeros(num_images, dtype=np.int64), images_NHWC=job.images_NHWC
+    )
+    planned = _plans_of(source, AugmentConfig(operations=_OPERATIONS[job.augment]), job)
+    return _epochs(planned, _threads(planned, job, operate=_operate(job, "threads")))
+
+
 def build_threads_tail(job: ImagenetJob) -> Epoch:
     """The same, but the operations are left to the tail."""
     planned = _plan(job)
@@ -152,8 +163,6 @@ def _plan(job: ImagenetJob) -> _Planned:
             os.link(path, link)
         except OSError:  # on another disk
             link.symlink_to(Path(path).resolve())
-    source = scan_folder(str(root), show_progress=False)["train"]
-    order = TrainingOrder(len(job.paths), global_batch_size=job.batch_size, seed=0, rank=0, world_size=1)
     augment = AugmentConfig(
         crop="rrc",
         rrc_scale=job.area_frac,
@@ -161,6 +170,11 @@ def _plan(job: ImagenetJob) -> _Planned:
         flip="random",
         operations=_OPERATIONS[job.augment],
     )
+    return _plans_of(scan_folder(str(root), show_progress=False)["train"], augment, job)
+
+
+def _plans_of(source: Source, augment: AugmentConfig, job: ImagenetJob | DecodedJob) -> _Planned:
+    order = TrainingOrder(len(source.labels_N), global_batch_size=job.batch_size, seed=0, rank=0, world_size=1)
     augmentation = build_augmentation(_config(augment, backend="threads", batch_size=job.batch_size))
     epochs = iter(range(2**31))
 
@@ -182,7 +196,7 @@ def _plan(job: ImagenetJob) -> _Planned:
     return _Planned(source, plans)
 
 
-def _threads(planned: _Planned, job: ImagenetJob, *, operate: Operate | None) -> ThreadsExecutor:
+def _threads(planned: _Planned, job: ImagenetJob | DecodedJob, *, operate: Operate | None) -> ThreadsExecutor:
     return ThreadsExecutor(
         planned.source,
         channels=3,
@@ -194,7 +208,7 @@ def _threads(planned: _Planned, job: ImagenetJob, *, operate: Operate | None) ->
     )
 
 
-def _operate(job: ImagenetJob, backend: str) -> Operate | None:
+def _operate(job: ImagenetJob | DecodedJob, backend: str) -> Operate | None:
     return None if job.augment == "none" else build_operate(backend)
 
 
@@ -240,3 +254,4 @@ OURS_OPERATIONS: dict[str, Callable[[ImagenetJob], Epoch]] = {
     "tail_kernels": build_tail_kernels,
     "tail_batched": build_tail_batched,
 }
+OURS_DECODED: dict[str, Callable[[DecodedJob], Epoch]] = {"threads": build_threads_decoded}

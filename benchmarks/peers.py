@@ -5,18 +5,21 @@ second epoch and those after it: in the first, workers start and FFCV compiles (
 """
 
 from benchmarks.peers_cifar import PEERS_CIFAR, PEERS_CIFAR_OPERATIONS
+from benchmarks.peers_decoded import PEERS_DECODED
 from benchmarks.peers_imagenet import PEERS_IMAGENET, PEERS_OPERATIONS
-from benchmarks.peers_job import Augment, CifarJob, Epoch, ImagenetJob
+from benchmarks.peers_job import Augment, CifarJob, DecodedJob, Epoch, ImagenetJob
 from benchmarks.peers_pixels import RESIZES, mean_difference_from_pillow
 
 __all__ = [
     "PEERS_CIFAR",
     "PEERS_CIFAR_OPERATIONS",
+    "PEERS_DECODED",
     "PEERS_IMAGENET",
     "PEERS_OPERATIONS",
     "RESIZES",
     "Augment",
     "CifarJob",
+    "DecodedJob",
     "Epoch",
     "ImagenetJob",
     "mean_difference_from_pillow",

@@ -74,10 +74,38 @@ class ImagenetJob:
             return image.convert("RGB"), 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecodedJob:
+    """Images in memory, at the size of the network's input -> `augment` -> uint8 batches on the CPU.
+
+    images_NHWC: uint8 (N, S, S, 3). folder: where a contender may write files of its own.
+    """
+
+    images_NHWC: npt.NDArray[np.uint8]
+    folder: Path
+    batch_size: int = 64
+    num_threads: int = 2
+    augment: Augment = "none"
+
+    def __len__(self) -> int:
+        return len(self.images_NHWC)
+
+    @property
+    def size_px(self) -> int:
+        """Height and width."""
+        return int(self.images_NHWC.shape[1])
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Image `index`, and 0 for a label."""
+        return Image.fromarray(self.images_NHWC[index]), 0
+
+
 class Samples(torch.utils.data.Dataset[tuple[Any, int]]):
     """What users write: a Dataset that loads one image and transforms it."""
 
-    def __init__(self, job: CifarJob | ImagenetJob, load: Callable[[int], tuple[Any, int]], *, transform: Any) -> None:
+    def __init__(
+        self, job: CifarJob | ImagenetJob | DecodedJob, load: Callable[[int], tuple[Any, int]], *, transform: Any
+    ) -> None:
         self._num_samples, self._load, self._transform = len(job), load, transform
 
     def __len__(self) -> int:
@@ -88,7 +116,7 @@ class Samples(torch.utils.data.Dataset[tuple[Any, int]]):
         return self._transform(image), label
 
 
-def epochs_of_dataloader(samples: Samples, job: CifarJob | ImagenetJob) -> Epoch:
+def epochs_of_dataloader(samples: Samples, job: CifarJob | ImagenetJob | DecodedJob) -> Epoch:
     """A shuffling DataLoader whose workers stay between epochs; its batches of images, labels dropped."""
     loader = torch.utils.data.DataLoader(
         samples,

@@ -12,9 +12,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from benchmarks import loader
-from benchmarks.ours import OURS_OPERATIONS
+from benchmarks.ours import OURS_DECODED, OURS_OPERATIONS
+from benchmarks.peers_decoded import PEERS_DECODED
 from benchmarks.peers_imagenet import PEERS_OPERATIONS, import_albumentations
-from benchmarks.peers_job import Augment, ImagenetJob
+from benchmarks.peers_job import Augment, DecodedJob, ImagenetJob
 from benchmarks.peers_operations import albumentations_operations, timm_operations, torchvision_operations
 
 # magnitude 9 of 0..30 of torchvision's RandAugment at 224 px, written out: 150/331 * 224 * 0.3 = 30.45, cut off
@@ -160,3 +161,27 @@ def test_an_epoch_that_others_disturbed_is_run_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loader, "_epoch", lambda process: next(coming))
     monkeypatch.setattr(loader.time, "sleep", lambda seconds: None)
     assert loader._undisturbed_epoch(None, most_others_frac=0.05) is epochs[2]
+
+
+# --- nothing but the operations
+
+
+@pytest.fixture
+def make_decoded(tmp_path: Path) -> Callable[[Augment], DecodedJob]:
+    images = np.random.default_rng(0).integers(30, 220, (8, 32, 32, 3), dtype=np.uint8)
+    return lambda augment: DecodedJob(images_NHWC=images, folder=tmp_path, batch_size=4, num_threads=1, augment=augment)
+
+
+def test_every_contender_at_decoded_images_does_operations_and_nothing_else(
+    make_decoded: Callable[[Augment], DecodedJob],
+) -> None:
+    assert set(PEERS_DECODED) == {"albumentations", "torchvision_tensors", "torchvision_pil", "timm"}
+    jobs = [make_decoded("randaugment"), make_decoded("color_jitter")]
+    for name, build in {**OURS_DECODED, **PEERS_DECODED}.items():
+        for job in jobs:
+            made = torch.cat([torch.as_tensor(images).clone() for images in build(job)()])
+            made = made if made.shape[-1] == 3 else made.permute(0, 2, 3, 1)
+            assert made.shape == (8, 32, 32, 3), name
+            assert made.dtype == torch.uint8, name
+            changed = sum(not any(np.array_equal(one, image) for image in job.images_NHWC) for one in made.numpy())
+            assert changed >= (5 if job.augment == "randaugment" else 8), name
