@@ -39,7 +39,7 @@ WAYS = {
     "reference": "`reference` (torchvision)",
     "kernels": "`threads`, and the tail on a CPU",
     "batched": "the tail on a GPU",
-    "dali": "`dali` itself",
+    "dali": "`dali` itself, on a GPU",
 }
 _WITHOUT: _Arm = ("configs/cifar10/simple_cnn_bn_dropout.yaml", "--train.epochs 30")
 _CONSTANT: _Arm = ("configs/cifar10/simple_cnn_cosine.yaml", "--schedule.name constant")
@@ -325,7 +325,7 @@ def operations_page(rows: _Rows) -> str:
     if not operations:
         return "\n".join([*lines, "Not measured yet."]) + "\n"
     lines += [
-        f"| operation | parameters | limit | {' | '.join(WAYS.values())} |",
+        f"| operation | parameters | limit | {' | '.join(_titles(rows))} |",
         f"| --- | --- | ---: |{' ---: |' * len(WAYS)}",
     ]
     measured = {(row["operation"], row["executor"]): row for row in rows}
@@ -342,6 +342,13 @@ def operations_page(rows: _Rows) -> str:
         for way, row in ways.items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _titles(rows: _Rows) -> list[str]:
+    """The ways, those of a GPU with the device on which their code ran."""
+    ran_on = {row["executor"]: row["device"] for row in rows}
+    on_gpu = {way: f" (code run on a {ran_on[way]})" for way in ("batched", "dali") if ran_on.get(way) == "CPU"}
+    return [title + on_gpu.get(way, "") for way, title in WAYS.items()]
 
 
 def _cell(row: dict[str, str] | None, *, is_measured: bool) -> str:

@@ -4,6 +4,7 @@ Index (pipelines/sources/index.py) -> FolderSource -> pixels, or encoded JPEG fo
 """
 
 import hashlib
+import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,8 @@ class FolderSource:
 
     names_N: bytes (N,), paths below `root`. num_bytes_N: int64 (N,), the sizes of the files.
     jpeg_orientation_N: uint8 (N,), see `pipelines.decode.Header`. edits_N: see `pipelines.sources.index.Index`.
-    whole_N: bool (N,), images that were once decoded whole; reading marks more of them.
+    whole_N: bool (N,), images that were once decoded whole; reading marks more of them, also in worker processes that
+        are forked later, for it lies in memory that they share.
     weights_N: float64 (N,), see `pipelines.source.Source`.
     """
 
@@ -114,7 +116,7 @@ class FolderSource:
             num_bytes_N=self.num_bytes_N[ids],
             jpeg_orientation_N=self.jpeg_orientation_N[ids],
             edits_N=self.edits_N[ids],
-            whole_N=self.whole_N[ids],
+            whole_N=_shared(self.whole_N[ids]),
             bad={sample_id: self.bad[int(ids[sample_id])] for sample_id in bad},
             weights_N=None if self.weights_N is None else self.weights_N[ids],
             known_fingerprint="",
@@ -171,11 +173,19 @@ def source_of_index(index: Index, split: Path) -> FolderSource:
         num_bytes_N=index.num_bytes_N,
         jpeg_orientation_N=index.jpeg_orientation_N,
         edits_N=index.edits_N,
-        whole_N=index.checked_N == WHOLE,
+        whole_N=_shared(index.checked_N == WHOLE),
         is_grey=bool(index.grey_N.all()),
         bad=index.bad,
         known_fingerprint=index.fingerprint,
     )
+
+
+def _shared(marks_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """A copy in memory that processes forked later share with this one: else each would decode all images whole."""
+    memory = mmap.mmap(-1, max(len(marks_N), 1))
+    shared_N = np.frombuffer(memory, dtype=np.bool_, count=len(marks_N))
+    shared_N[:] = marks_N
+    return shared_N
 
 
 def explain(error: Exception) -> str:

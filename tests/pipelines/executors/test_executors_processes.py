@@ -61,6 +61,12 @@ def plans_of(source: Source, *, num_views: int = 1) -> list[Plan]:
     ]
 
 
+def test_what_one_worker_has_found_whole_no_other_decodes_whole_again(source: Source) -> None:
+    assert not source.whole_N.any()
+    list(build(source).run(plans_of(source)))
+    assert source.whole_N.all(), "this process and workers that it starts know it, too"
+
+
 def workers() -> set[int]:
     """The processes that this one has started."""
     return {process.pid for process in multiprocessing.active_children() if process.pid}

@@ -66,8 +66,8 @@ def test_every_way_is_within_the_limits_at_every_operation_that_it_offers(images
     assert len(differences) == 3 * NUM_OPERATIONS + (5 if DALI_IS_EXPECTED else 0)
     for found in differences:
         assert found.mean <= LIMITS[found.operation], found
-        assert found.way != "reference" or found.worst_image == 0
-        assert found.way != "batched" or found.worst_image < 0.01, found  # it claims as much
+        claimed = {"reference": 0.0, "kernels": 0.02, "batched": 0.01, "dali": 1.0}  # far below the limits
+        assert found.worst_image <= claimed[found.way], found
 
 
 def test_the_limits_are_two_for_colours_and_four_where_pixels_move() -> None:
