@@ -5,11 +5,12 @@ operations), pixel by pixel (colour), or from a copy (affine, blur, sharpness)
 
 Their meaning is that of reference.py (torchvision v2), from which they differ by at most 1 of 255: single pixels of
 affine, hue and blur; all of an image, rarely, of contrast at large factors, for which torchvision rounds the mean grey
-otherwise. Microseconds per image of 224 x 224 x 3, here and by torchvision's tensors: affine 260 and 490 (translation
-and shear along x 50), a table 31 and 100,
-saturation 55 and 200, sharpness 87 and 2,400, hue 86 and 2,100, blur 350 and 7,900 (one core of an Intel Xeon, numba
-0.68.1, torchvision 0.29.2, 2026-11-26). OpenCV and albumentations took 256, 35, 52, 114, 165 and 720, with pixels that
-differ more.
+otherwise.
+
+Microseconds per image of 224 x 224 x 3, here and by torchvision's tensors: affine 260 and 490 (here translation and
+shear along x 50), a table 31 and 100, saturation 55 and 200, sharpness 87 and 2,400, hue 86 and 2,100, blur 350 and
+7,900 (one core of an Intel Xeon, numba 0.68.1, torchvision 0.29.2, 2026-11-26). OpenCV and albumentations took 256, 35,
+52, 114, 165 and 720, with pixels that differ more.
 
 Legend of shape letters: N rows, S height and width, C channels, K operations, P = 6 parameters.
 """
