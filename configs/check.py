@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from configs.imports import is_import_path
 from configs.operations import read_operations
@@ -148,6 +148,7 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: A value out of range, a missing one, or options that contradict each other.
     """
+    _check_empty(config)
     _check_ranges(config)
     _check_unread(config)
     _check_combinations(config)
@@ -241,6 +242,24 @@ def value_at(config: Any, key: str) -> Any:
     for part in key.split("."):
         config = getattr(config, part)
     return config
+
+
+def explain_empty(key: str, *, default: Any) -> str:
+    """What is said of an option that a recipe names and gives nothing."""
+    if isinstance(default, str | bool | int | float | tuple | dict):
+        return f"{key} is empty; write {_as_typed(default)} or drop it."
+    return f"{key} is empty, and must be given."
+
+
+def _check_empty(config: Any, *, prefix: str = "") -> None:
+    """A recipe's `key:` with nothing after it is None, which jsonargparse lets pass for every type."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_empty(value, prefix=f"{prefix}{field.name}.")
+        elif value is None and type(None) not in get_args(field.type):
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            raise ValueError(explain_empty(prefix + field.name, default=default))
 
 
 def _check_ranges(config: Config) -> None:

@@ -14,8 +14,9 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from configs.check import check_config, data_kind
+from configs.check import check_config, data_kind, explain_empty
 from configs.nearest import nearest
+from configs.operations import refuse_no_list
 from configs.schema import Config
 
 DEFAULT_RECIPE = Path(__file__).parent / "digits" / "simple_cnn.yaml"
@@ -79,7 +80,7 @@ def _without_args_of_another_model(arguments: list[str], *, parser: ArgumentPars
     names += [word.removeprefix("--model.name=") for word in options if word.startswith("--model.name=")]
     try:
         own = parser.parse_args(recipe).get("model.name") if names else None
-    except ArgumentError:
+    except (ArgumentError, OverflowError):
         return arguments  # the recipe is at fault, which parsing it in earnest says
     return arguments if not names or own in (None, *names) else [*recipe, "--model.args={}", *options]
 
@@ -109,6 +110,10 @@ def _parse(argv: Sequence[str], *, parser: ArgumentParser, options: type[_Option
         parsed = parser.parse_args(list(argv))
     except ArgumentError as error:
         raise ValueError(explain_error(str(error), own_names=own_names)) from None
+    except OverflowError:  # jsonargparse's float(10**400); it does not say of which option
+        raise ValueError(
+            "a whole number has more than 308 digits, beyond all that is computed with; write fewer digits."
+        ) from None
     parsed.pop("config")
     _check_sections(parsed)
     own = {name: parsed.pop(name) for name in own_names}
@@ -198,6 +203,10 @@ def explain_error(message: str, *, own_names: Sequence[str] = ()) -> str:
             f"unknown option {name!r}; {nearest(name, [*own_names, *_keys_like(name)])}" for name in unknown
         )
     literal = re.search(r"Literal\[(.*?)\].*(?:Got|Given) value: (.*)", message, flags=re.DOTALL)
+    no_list = re.search(r'"augment\.operations":.*Got value: ?(.*)', message, flags=re.DOTALL)
+    if no_list:
+        shown = no_list[1].strip()
+        return explain_empty("augment.operations", default=()) if shown in ("", "None") else refuse_no_list(shown)
     if literal:
         choices = re.findall(r"'([^']*)'", literal[1])
         return f"{message.strip()}\n{nearest(literal[2].strip(), choices)}"

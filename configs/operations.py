@@ -10,7 +10,8 @@
 -> `read_operations` -> dataclasses, checked
 
 Steps follow one another; each is drawn anew for each image. A range is a pair [low, high] or one number: x stands for
-1 - x to 1 + x of a factor, -x to x of an angle, a part or a shift, and for x itself elsewhere.
+1 - x to 1 + x of a factor (from 0, where 1 - x is below it) or a scale, -x to x of an angle, a part or a shift, and for
+x itself elsewhere.
 """
 
 import dataclasses
@@ -230,9 +231,19 @@ def read_operations(entries: Sequence[Any]) -> tuple[tuple[str, Any], ...]:
         entries: Names, or mappings of one name to its fields.
 
     Raises:
-        ValueError: An unknown name or field, or a value beyond its limits.
+        ValueError: No list, an unknown name or field, or a value beyond its limits.
     """
+    if not isinstance(entries, list | tuple):
+        raise ValueError(refuse_no_list(repr(entries)))
     return tuple(_read_step(entry, place=f"augment.operations[{number}]") for number, entry in enumerate(entries))
+
+
+def refuse_no_list(shown: str) -> str:
+    """What is said where `augment.operations` is no list; `shown`: what it is."""
+    return (
+        f"augment.operations is {shown}, and must be a list of steps; write each on a line of its own behind a dash, "
+        "as in - randaugment, or all of them as [randaugment, {equalize: {prob: 0.2}}]."
+    )
 
 
 def _read_step(entry: Any, *, place: str) -> tuple[str, Any]:
@@ -276,8 +287,7 @@ def _read_value(known: Any, value: Any, *, place: str) -> Any:
     if isinstance(value, list | tuple) and len(value) == 2:
         pair = tuple(value)
     else:
-        _check_number(value, least=0 if known.metadata["around"] is not None else least, most=most, place=place)
-        pair = _spread(value, around=known.metadata["around"], least=least)
+        pair = _spread(value, known=known, is_whole=is_whole, place=place)
     for one in pair:
         _check_number(one, least=least, most=most, is_whole=is_whole, place=place)
     if pair[0] > pair[1]:
@@ -285,15 +295,34 @@ def _read_value(known: Any, value: Any, *, place: str) -> Any:
     return pair
 
 
-def _spread(value: float, *, around: Centre, least: float) -> Range:
+def _spread(value: Any, *, known: Any, is_whole: bool, place: str) -> Range:
+    """The range that one number stands for; only a factor is cut off, at 0, as torchvision's ColorJitter does it."""
+    around, least, most = (known.metadata[name] for name in ("around", "least", "most"))
+    pairs = f", or a pair [low, high] within {least:g} to {most:g}"
     if around is None:
+        _check_number(value, least=least, most=most, is_whole=is_whole, place=place, otherwise=pairs)
         return value, value
-    return (-value, value) if around == 0 else (max(1 - value, least), 1 + value)
+    if around == 0:
+        meaning = f", which stands for -x to x{pairs}"
+        _check_number(value, least=0, most=most, place=place, otherwise=meaning)
+        return -value, value
+    meaning = f", which stands for 1 - x to 1 + x{pairs}, such as [1, 2] (up to twice)"
+    _check_number(value, least=0, most=1 - least if least else most - 1, place=place, otherwise=meaning)
+    return max(1 - value, least), 1 + value
 
 
-def _check_number(value: Any, *, least: float, most: float, place: str, is_whole: bool = False) -> None:
-    kind = "a whole number" if is_whole else "a number"
+def _check_number(
+    value: Any, *, least: float, most: float, place: str, is_whole: bool = False, otherwise: str = ""
+) -> None:
+    wanted = f"must be {'a whole number' if is_whole else 'a number'} from {least:g} to {most:g}{otherwise}."
     if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
-        raise ValueError(f"{place}={value!r} must be {kind} from {least:g} to {most:g}, or a pair where it is a range.")
+        raise ValueError(f"{place}={value!r} {wanted}")
     if not least <= value <= most:
-        raise ValueError(f"{place}={value:g} must be {kind} from {least:g} to {most:g}.")
+        raise ValueError(f"{place}={_shown(value)} {wanted}")
+
+
+def _shown(value: float) -> str:
+    try:
+        return f"{value:g}"
+    except OverflowError:  # a whole number of more than 308 digits
+        return f"({'-' if value < 0 else ''}10^{len(str(abs(value))) - 1} or more)"

@@ -10,7 +10,6 @@ from typing import Any
 from configs.operations import STEPS
 
 _HEAD = "| step | field | default | one number x means | limits | meaning |\n| --- | --- | --- | --- | --- | --- |\n"
-_ALONE = {0: "-x to x", 1: "1 - x to 1 + x", None: "x"}  # by what a range lies around
 
 
 def step_table() -> str:
@@ -25,10 +24,16 @@ def _lines(step: Any, names: str) -> str:
     meanings = _meanings(step)
     lines = [f"| {names} | | | | | **{inspect.getdoc(step).splitlines()[0]}** |"]  # type: ignore[union-attr]
     for field in dataclasses.fields(step):
-        alone = _ALONE[field.metadata["around"]] if "around" in field.metadata else ""
+        alone = _alone(field) if "around" in field.metadata else ""
         limits = f"{field.metadata['least']:g} to {field.metadata['most']:g}"
         lines.append(f"| | `{field.name}` | {_default(field)} | {alone} | {limits} | {meanings[field.name]} |")
     return "\n".join(lines) + "\n"
+
+
+def _alone(field: "dataclasses.Field[Any]") -> str:
+    if field.metadata["around"] == 1:
+        return "1 - x to 1 + x" if field.metadata["least"] else "1 - x, but not below 0, to 1 + x"
+    return {0: "-x to x", None: "x"}[field.metadata["around"]]
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:

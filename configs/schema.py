@@ -142,7 +142,7 @@ class AugmentConfig:
     erase_scale: tuple[float, float] = (0.02, 0.33)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
     noise_std: float = 0.0
-    operations: tuple[str | dict[str, Any], ...] = ()
+    operations: tuple[Any, ...] = ()  # configs/operations.py says what may stand in it
     cutout_px: int = 0
     albumentations: str | None = None
 

@@ -63,13 +63,17 @@ def home_of_operations(config: Config, *, backend: str, on_gpu: bool) -> Home:
 
 
 def build_operate(backend: str) -> Operate:
-    """What does operations to one image: in the executor, and wherever it needs an image mended."""
+    """What does operations to one image: in the executor, and wherever it needs an image mended.
+
+    Kernels are compiled here, before there are worker processes, each of which would compile them for itself.
+    """
     if backend in ("reference", "dali"):
         from pipelines.operations import reference
 
         return reference.operate
-    from pipelines.operations import kernels  # numba compiles them, or reads them from disk: a second
+    from pipelines.operations import kernels  # numba takes a second to import
 
+    kernels.compile_operate()
     return kernels.operate
 
 

@@ -1,6 +1,7 @@
 """Loading: recipe + options -> Config and back; and what a mistyped name or value is answered with."""
 
 import dataclasses
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from configs.check import check_config
 from configs.load import (
     DEFAULT_RECIPE,
     config_defaults,
@@ -346,6 +348,37 @@ def test_a_check_that_fails_is_a_value_error_of_parsing_too(parse: Parse) -> Non
 )
 def test_the_wordings_of_several_versions_of_jsonargparse_are_understood(message: str) -> None:
     assert explain_error(message).startswith("unknown option 'optim.lrr'; nearest: optim.lr,")
+
+
+def test_an_option_that_a_recipe_names_and_leaves_empty_is_refused(parse: Parse, recipe: str) -> None:
+    """Whatever its type, unless nothing is one of its values: then it stands for the default."""
+    nullable, refused = [], []
+    for key, default in config_defaults().items():
+        section, _, name = key.partition(".")
+        written = yaml.safe_load(recipe)
+        (written.setdefault(section, {}) if name else written)[name or section] = None
+        if default is None:
+            nullable.append(parse(recipe=yaml.safe_dump(written)))
+            continue
+        refused.append(key)
+        shown = default if isinstance(default, str) else json.dumps(default)
+        with pytest.raises(ValueError, match=re.escape(f"{key} is empty; write {shown} or drop it.")):
+            parse(recipe=yaml.safe_dump(written))
+    assert {"augment.operations", "augment.sizes_px", "run.trackers", "schedule.milestones_epochs"} < set(refused)
+    assert {"optim.betas", "data.class_weights", "model.args", "augment.noise_std", "resume"} < set(refused)
+    assert len(nullable) >= 10
+
+
+def test_a_required_option_that_is_empty_must_be_given(config: Config) -> None:
+    with pytest.raises(ValueError, match=r"optim\.lr is empty, and must be given"):
+        check_config(replace_section(config, "optim", lr=None))
+
+
+def test_a_number_of_four_hundred_digits_is_refused_in_words(parse: Parse) -> None:
+    with pytest.raises(ValueError, match="a whole number has more than 308 digits"):
+        parse("--augment.noise_std", "1" + 400 * "0")
+    with pytest.raises(ValueError, match="a whole number has more than 308 digits"):
+        parse("--optim.lr", "1" + 400 * "0", "--model.name", "mlp")
 
 
 def test_a_message_without_a_name_is_passed_on() -> None:

@@ -51,6 +51,32 @@ MISTAKES = {
     "bits": ({"posterize": {"bits": [2.5, 8]}}, r"posterize.bits=2.5 must be a whole number from 0 to 8"),
     "nothing": ({"color_jitter": {"prob": 0.8}}, "color_jitter varies nothing; give one of brightness, contrast"),
     "still": ("affine", "affine varies nothing; give one of degrees, translate"),
+    "list_in_list": (["equalize"], r"augment.operations\[0\] is \['equalize'\]; each entry is a name, or a name with"),
+    "factor_alone": (
+        {"brightness": {"factor": 100}},
+        r"brightness.factor=100 must be a number from 0 to 99, which stands for 1 - x to 1 \+ x, or a pair "
+        r"\[low, high\] within 0 to 100",
+    ),
+    "shift_alone": (
+        {"hue": {"shift": -0.1}},
+        r"hue.shift=-0.1 must be a number from 0 to 0.5, which stands for -x to x, or a pair \[low, high\] within -0.5",
+    ),
+    "bits_alone": (
+        {"posterize": {"bits": 2.0}},
+        r"bits=2.0 must be a whole number from 0 to 8, or a pair \[low, high\]",
+    ),
+    "three": ({"hue": {"shift": [0, 0.1, 0.2]}}, r"shift=\[0, 0.1, 0.2\] must be a number from 0 to 0.5, .* or a pair"),
+    "never_a_range": ({"randaugment": {"n": 2.0}}, r"randaugment.n=2.0 must be a whole number from 1 to 16\.$"),
+    "scale_alone": (
+        {"affine": {"scale": 2}},
+        r"affine.scale=2 must be a number from 0 to 0.99, which .*, or a pair .* such as \[1, 2\] \(up to twice\)",
+    ),
+    "scale_near_one": ({"affine": {"scale": 0.995}}, r"affine.scale=0.995 must be a number from 0 to 0.99"),
+    "four_hundred_digits": (
+        {"brightness": {"factor": 10**400}},
+        r"brightness.factor=\(10\^400 or more\) must be a num",
+    ),
+    "minus_those": ({"hue": {"shift": [-(10**400), 0]}}, r"hue.shift=\(-10\^400 or more\) must be a number from -0.5"),
     "nan": ({"hue": {"shift": float("nan")}}, "hue.shift=nan must be a number"),
 }
 
@@ -76,6 +102,39 @@ def test_the_list_comes_from_a_recipe_or_the_command_line_and_is_checked(tmp_pat
     assert parse_config(given, parser=parser).augment.operations == ("trivial_augment", {"hue": {"shift": 0.1}})
     with pytest.raises(ValueError, match="unknown operation 'equalise'; nearest: equalize"):
         parse_config(["--config", str(recipe), "--augment.operations", '["equalise"]'], parser=parser)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (
+            "randaugment",
+            "augment.operations is randaugment, and must be a list of steps; .* as in - randaugment, or all",
+        ),
+        ("{randaugment: {n: 2}}", "augment.operations is {'randaugment': {'n': 2}}, and must be a list of steps"),
+        ("3", "augment.operations is 3, and must be a list of steps"),
+        ("", r"augment.operations is empty; write \[\] or drop it"),
+        ("[3]", r"augment.operations\[0\] is 3; each entry is a name, or a name with its fields"),
+        ("[equalize, [invert]]", r"augment.operations\[1\] is \['invert'\]; each entry is a name, or a name with its"),
+        ("[null]", r"augment.operations\[0\] is None; each entry is a name"),
+    ],
+)
+def test_what_is_no_list_of_steps_is_answered_by_an_example(tmp_path: Path, written: str, message: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "data: {dataset: digits}\nmodel: {name: simple_cnn}\noptim: {name: sgd, lr: 0.1}\n"
+        f"train: {{epochs: 1, global_batch_size: 8}}\naugment:\n  operations: {written}\n"
+    )
+    parser = build_parser(prog="train.py", description="")
+    with pytest.raises(ValueError, match=message):
+        parse_config(["--config", str(recipe)], parser=parser)
+    with pytest.raises(ValueError, match=message):
+        parse_config(["--config", str(DEFAULT_RECIPE), "--augment.operations", written], parser=parser)
+
+
+def test_no_list_is_refused_where_a_configuration_is_not_parsed() -> None:
+    with pytest.raises(ValueError, match=r"augment\.operations is 'equalize', and must be a list of steps"):
+        read_operations("equalize")
 
 
 def test_operations_and_a_pipeline_of_ones_own_exclude_each_other(tmp_path: Path) -> None:

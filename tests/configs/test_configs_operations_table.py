@@ -67,7 +67,12 @@ def test_defaults_and_limits_of_the_table_are_those_of_the_reader(step: str, fie
 @pytest.mark.parametrize(("step", "field"), [pair for pair in FIELDS if ROWS[pair[0]][pair[1]][1]])
 def test_one_number_means_the_range_that_the_table_says(step: str, field: str) -> None:
     x = 5 if step == "posterize" else 0.3
-    wanted = {"-x to x": (-x, x), "1 - x to 1 + x": (1 - x, 1 + x), "x": (x, x)}[ROWS[step][field][1]]
+    wanted = {
+        "-x to x": (-x, x),
+        "1 - x to 1 + x": (1 - x, 1 + x),
+        "1 - x, but not below 0, to 1 + x": (1 - x, 1 + x),
+        "x": (x, x),
+    }[ROWS[step][field][1]]
     assert getattr(read(step, **{field: x}), field) == wanted
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from configs.load import replace_section
 from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
-from pipelines import build
 from pipelines import build_data as build_data_module
+from pipelines import build_executor
 from pipelines.build import (
     Data,
     Loaders,
@@ -303,7 +303,8 @@ def test_worker_processes_take_the_place_of_threads_where_they_are_asked_for(own
 
 def test_processes_change_nothing_where_auto_holds_the_images() -> None:
     config = make_config(loader__workers="processes")
-    assert choose_backend(config, data_of(config)).name == "resident"
+    backend, without = (choose_backend(one, data_of(one)) for one in (config, make_config()))
+    assert backend == ("resident", f"{without.reason}; loader.workers=processes is read by threads only")
 
 
 def test_a_pipeline_is_tried_out_on_every_size_of_the_run_before_training(own_pipeline: str) -> None:
@@ -348,7 +349,7 @@ def test_the_default_number_of_workers_is_the_cores_per_rank_at_most_eight(
         chosen.append(arguments["num_workers"])
         return object()
 
-    monkeypatch.setattr(build, "ReferenceExecutor", record)
+    monkeypatch.setattr(build_executor, "ReferenceExecutor", record)
     place = ALONE._replace(num_cores=num_cores)
     loaders_of(make_config(loader__backend="reference", loader__num_workers=configured), place=place)
     assert chosen == [wanted] * 3

@@ -1,5 +1,7 @@
 """From augment.* to what is drawn, who carries operations out, and what is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from configs.load import replace_section
 from configs.schema import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from pipelines.build import Place, build_data, build_training_loader
 from pipelines.build_augment import build_augmentation, build_effect_settings, build_operate, home_of_operations
+from pipelines.kernels import compiled
 from pipelines.operations import kernels, reference
 from pipelines.operations.drawing import Step
 
@@ -54,6 +57,22 @@ def test_operations_have_one_home(backend: str, on_gpu: bool, config: Config, ho
 def test_threads_operate_by_kernels_and_the_others_by_torchvision() -> None:
     assert build_operate("threads") is build_operate("processes") is kernels.operate
     assert build_operate("reference") is build_operate("dali") is reference.operate
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_kernels_are_compiled_before_there_are_workers_and_not_again_for_any_image(
+    monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    fresh: Any = compiled(kernels._operate.py_func)  # read from disk, where another test has compiled it
+    monkeypatch.setattr(kernels, "_operate", fresh)
+    build_operate("processes")
+    assert len(fresh.signatures) == 1
+    config = make_config("randaugment", {"color_jitter": {"brightness": 0.4, "prob": 0.5}}, crop="pad")
+    config = replace_section(config, "input", channels=channels)
+    config = replace_section(config, "loader", backend="threads", workers="processes", num_workers=0)
+    loader = build_training_loader(config, build_data(config, show_progress=False), place=ALONE, show_progress=False)
+    next(iter(loader))
+    assert len(fresh.signatures) == 1
 
 
 def test_colour_shifts_of_grey_images_are_refused() -> None:

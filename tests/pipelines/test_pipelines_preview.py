@@ -23,7 +23,7 @@ from configs.schema import (
     OptimConfig,
     TrainConfig,
 )
-from pipelines import build
+from pipelines import build_executor
 from pipelines.build import (
     Data,
     Place,
@@ -35,6 +35,7 @@ from pipelines.build import (
 )
 from pipelines.counter import pick_ids
 from pipelines.order import TrainingOrder, Weighting
+from pipelines.plan import Fit, plan_evaluation
 from pipelines.preview import Renumbered, find_meetings
 
 WriteFolder = Callable[..., Path]
@@ -177,9 +178,11 @@ def test_no_image_is_read_but_those_shown_and_their_partners(monkeypatch: pytest
     config = make_config(loader={"backend": "resident"})
     data = build_data(config, show_progress=False)
     sizes = []
-    load_store = build.load_store
+    load_store = build_executor.load_store
     monkeypatch.setattr(
-        build, "load_store", lambda source, **given: sizes.append(len(source.labels_N)) or load_store(source, **given)
+        build_executor,
+        "load_store",
+        lambda source, **given: sizes.append(len(source.labels_N)) or load_store(source, **given),
     )
     preview_of(config, data, num_images=2, num_samples=3)
     assert len(sizes) == 1
@@ -279,7 +282,5 @@ def test_a_renumbered_executor_is_asked_for_the_places_of_ids() -> None:
     config = make_config(augment=AugmentConfig())
     data = build_data(config, show_progress=False)
     renumbered = Renumbered(Echo(), ids_N=np.array([5, 9, 40]))
-    plan = build.plan_evaluation(
-        np.array([40, 5, 9, 5]), sizes_N2=data.train.sizes_N2[:4], fit=build.Fit("crop", 1.0), size_px=8
-    )
+    plan = plan_evaluation(np.array([40, 5, 9, 5]), sizes_N2=data.train.sizes_N2[:4], fit=Fit("crop", 1.0), size_px=8)
     assert list(renumbered.run([plan])) == [[2, 0, 1, 0]]

@@ -1,0 +1,188 @@
+"""Configuration -> the loader of one split: what is drawn for it, its executor, its tail.
+
+Config, Data -> Parts (training_parts, or those of an evaluation) -> join -> PlannedLoader
+"""
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.schema import Config, InputSpec
+from pipelines.build_augment import (
+    build_augmentation,
+    build_effect_settings,
+    build_operate,
+    build_own_pipeline,
+    check_operations,
+    home_of_operations,
+)
+from pipelines.build_data import Data, given, split_of
+from pipelines.build_executor import Parts, Place, build_executor, choose_backend, fit_of, windows_are_drawn
+from pipelines.effects import Effects, draw_effects
+from pipelines.geometry import carry_out_plan
+from pipelines.loader import Draw, PlannedLoader
+from pipelines.order import EvaluationOrder, Share, TrainingOrder, Weighting
+from pipelines.parallel import RowPool
+from pipelines.plan import Plan, plan_evaluation, plan_training
+from pipelines.policy import Policy
+from pipelines.sampling import sampling_weights
+from pipelines.source import Source
+from pipelines.tail import Tail
+from pipelines.transfer import Transfer
+
+
+def build_training_loader(
+    config: Config, data: Data, *, place: Place, show_progress: bool, num_views: int = 1
+) -> PlannedLoader:
+    """Shuffled, augmented batches of train, with `num_views` differently augmented images of each sample.
+
+    Raises:
+        ValueError: The global batch does not fit the data or the world size, or an image cannot be read.
+    """
+    parts = training_parts(config, data, place=place, num_views=num_views)
+    return join(config, data, parts, place=place, show_progress=show_progress)
+
+
+def training_parts(config: Config, data: Data, *, place: Place, num_views: int = 1) -> Parts:
+    """What the loader of train is made of: its order, what is drawn for each image, who carries operations out.
+
+    Raises:
+        ValueError: As `build_training_loader`, but for images that cannot be read.
+    """
+    fit, sizes_N2, seed = fit_of(data.spec), data.train.sizes_N2, config.run.seed
+    check_operations(config, channels=given(data.spec.channels))
+    augmentation, settings = build_augmentation(config), build_effect_settings(config)
+    backend = choose_backend(config, data).name
+    home = home_of_operations(config, backend=backend, on_gpu=place.device.type == "cuda")
+    weights_N = weights_of(config, data.train)
+    order = TrainingOrder(
+        len(data.train.labels_N),
+        global_batch_size=config.train.global_batch_size,
+        seed=seed,
+        rank=place.rank,
+        world_size=place.world_size,
+        num_repeats=config.augment.repeats,
+        in_pairs=settings.mixes,
+        weighting=None if weights_N is None else Weighting(data.train.labels_N, weights_N),
+    )
+
+    def draw_plan(share: Share, epoch: int, step: int) -> Plan:
+        return plan_training(
+            share.ids_N,
+            copies_N=share.copies_N,
+            sizes_N2=sizes_N2[share.ids_N],
+            fit=fit,
+            augmentation=augmentation,
+            seed=seed,
+            epoch=epoch,
+            size_px=size_at(epoch + step / order.steps_per_epoch, config=config, spec=data.spec),
+            num_views=num_views,
+        )
+
+    def draw(plan: Plan, share: Share, epoch: int) -> Effects:
+        effects = draw_effects(
+            plan, copies_B=share.copies_N, positions_B=share.positions_N, settings=settings, seed=seed, epoch=epoch
+        )
+        return effects._replace(operations=plan.operations if home == "tail" else None)
+
+    operate = build_operate(backend) if augmentation.operations and home == "executor" else None
+    own_pipeline = build_own_pipeline(config, data)
+    return Parts(
+        "train",
+        data.train,
+        order,
+        Draw(draw_plan, draw),
+        config.data.on_bad_sample,
+        operate=own_pipeline or operate,
+        windows="drawn" if windows_are_drawn(config, data) else "stored",
+        own_pipeline=None if own_pipeline is None else own_pipeline.fingerprint(),
+    )
+
+
+def build_evaluation_loader(
+    config: Config, data: Data, split: str, *, place: Place, show_progress: bool
+) -> PlannedLoader:
+    """Every sample of train, val or test once, unaugmented, in batches that are the same at any world size.
+
+    Raises:
+        ValueError: There is no such split, or an image cannot be read.
+    """
+    source, fit, size_px = split_of(data, split), fit_of(data.spec), given(data.spec.size_px)
+    order = EvaluationOrder(
+        len(source.labels_N),
+        batch_size_per_rank=config.loader.eval_batch_size_per_rank,
+        rank=place.rank,
+        world_size=place.world_size,
+    )
+
+    def draw_plan(share: Share, epoch: int, step: int) -> Plan:
+        return plan_evaluation(share.ids_N, sizes_N2=source.sizes_N2[share.ids_N], fit=fit, size_px=size_px)
+
+    draw = Draw(draw_plan, lambda plan, share, epoch: Effects())
+    parts = Parts(split, source, order, draw, config.data.on_bad_eval_sample)
+    return join(config, data, parts, place=place, show_progress=show_progress)
+
+
+def size_at(epoch: float, *, config: Config, spec: InputSpec) -> int:
+    """The image size, in pixels, at a time counted in epochs."""
+    sizes_px = [size_px for start, size_px in config.augment.sizes_px if start <= epoch + 1e-9]
+    return sizes_px[-1] if sizes_px else given(spec.size_px)
+
+
+def weights_of(config: Config, train: Source) -> npt.NDArray[np.float64] | None:
+    """How often the images of train are to be met, in proportion; None = each once."""
+    return sampling_weights(
+        train.labels_N,
+        sampling=config.data.sampling,
+        factors={train.class_names.index(name): factor for name, factor in config.data.class_weights.items()},
+        weights_N=train.weights_N,
+    )
+
+
+def join(config: Config, data: Data, parts: Parts, *, place: Place, show_progress: bool) -> PlannedLoader:
+    """The loader of one split, with its executor and tail.
+
+    Raises:
+        ValueError: An image cannot be read, and is not to be replaced, or more are known to be so than are allowed.
+    """
+    pool = RowPool(place.num_cores if place.device.type == "cpu" else 1)
+    spec, seed = data.spec, config.run.seed
+    channels, interpolation = given(spec.channels), spec.interpolation
+    executor = build_executor(config, data, parts, place=place, pool=pool, show_progress=show_progress)
+    loader = PlannedLoader(
+        parts.source.labels_N,
+        order=parts.order,
+        draw=parts.draw,
+        executor=executor,
+        policy=Policy(parts.source, split=parts.split, action=parts.action, seed=seed),
+        repair=functools.partial(
+            carry_out_plan,
+            source=parts.source,
+            channels=channels,
+            interpolation=interpolation,
+            operate=parts.operate,
+        ),
+        transfer=Transfer(place.device),
+        tail=Tail(mean=given(spec.mean), std=given(spec.std), device=place.device, dtype=place.dtype, pool=pool),
+        seed=seed,
+        fingerprint=parts.source.fingerprint(),
+        own_pipeline=parts.own_pipeline,
+        max_bad_frac=config.data.max_bad_frac,
+        device=place.device,
+    )
+    _check_num_known_bad(parts, loader)
+    return loader
+
+
+def _check_num_known_bad(parts: Parts, loader: PlannedLoader) -> None:
+    """What would stop the run in its course stops it now.
+
+    Raises:
+        ValueError: More images are known to be unreadable than data.max_bad_frac allows.
+    """
+    if len(parts.source.bad) > loader.max_num_bad:
+        raise ValueError(
+            f"{len(parts.source.bad)} of {len(parts.source.labels_N)} images of {parts.split} cannot be read, and "
+            f"data.max_bad_frac allows {loader.max_num_bad}; repair the data, or raise data.max_bad_frac."
+        )
