@@ -257,13 +257,22 @@ def _check_inputs(compose: Any, *, name: str) -> None:
 def _parts(transform: Any) -> Iterator[Any]:
     """A transform and those within it."""
     yield transform
-    for one in getattr(transform, "transforms", ()):
+    for one in _children(transform):
         yield from _parts(one)
+
+
+def _children(transform: Any) -> Sequence[Any]:
+    """The transforms that one is composed of; ColorJitter, too, has `transforms`, but they are functions of its own."""
+    return transform.transforms if _is_composed(transform) else ()
+
+
+def _is_composed(transform: Any) -> bool:
+    return isinstance(transform, _import_albumentations().BaseCompose)
 
 
 def _with_all_that_may_happen(compose: Any) -> list[Any]:
     """Copies in which what may happen does; one per transform, in which choices among several fall on that one."""
-    places = [place for place, one in enumerate(_parts(compose)) if not hasattr(one, "transforms")]
+    places = [place for place, one in enumerate(_parts(compose)) if not _is_composed(one)]
     return [_leading_to(place, copy.deepcopy(compose)) for place in places]
 
 
@@ -271,7 +280,7 @@ def _leading_to(place: int, compose: Any) -> Any:
     """The pipeline, changed: what may happen does, and OneOf and OneOrOther take the way to the part number `place`."""
     wanted = list(_parts(compose))[place]
     for one in _parts(compose):
-        chosen = [any(part is wanted for part in _parts(each)) for each in getattr(one, "transforms", ())]
+        chosen = [any(part is wanted for part in _parts(each)) for each in _children(one)]
         if type(one).__name__ == "OneOrOther" and 0 < one.p < 1:  # p is that of the first
             one.p = float(not chosen[-1])
         one.p = float(one.p > 0)

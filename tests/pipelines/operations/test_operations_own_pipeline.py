@@ -27,6 +27,7 @@ A = _import_albumentations()
 Pixels = npt.NDArray[np.uint8]
 Save = Callable[..., OwnPipeline]
 SIZE = 32
+SERIALIZABLE = A.core.serialization.SERIALIZABLE_REGISTRY
 TRANSFORMS = [one for _, one in inspect.getmembers(A, inspect.isclass) if issubclass(one, A.BasicTransform)]
 CHANGE_SIZE_AT_TIMES = {"RandomScale", "RandomCropFromBorders"}
 COLOURS_ONLY = {"ChromaticAberration", "HEStain", "ISONoise", "PlanckianJitter", "Spatter", "ToRGB"}
@@ -248,6 +249,28 @@ def test_what_changes_size_or_type_is_refused_however_rarely_it_happens(save: Sa
     wanted = f"mine.yaml: for an image uint8 (16, 16, 3), it gives {came}, but uint8 (16, 16, 3) is wanted, {LEAVE_OUT}"
     with refuses(wanted):
         pipeline.try_out(sizes_px=[16], channels=3)
+
+
+def test_every_transform_of_albumentations_passes_that_needs_an_image_only_and_keeps_its_size(save: Save) -> None:
+    """Of those that can be made without arguments; p=0.5, as they are by default, so that leading to them is tried."""
+    passed = {}
+    for name, transform in sorted(SERIALIZABLE.items()):
+        if not issubclass(transform, A.BasicTransform) or not transform.__module__.startswith("albumentations."):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                pipeline = save(A.Compose([transform()]))
+            except (TypeError, ValueError, NotImplementedError):
+                continue  # it needs arguments, or more than an image
+            try:
+                pipeline.try_out(sizes_px=[SIZE], channels=3)
+                passed[name] = True
+            except ValueError as error:  # and nothing else: a refusal with a reason
+                passed[name] = False
+                assert re.search(r"it gives |it fails: \w+: ", str(error)), name
+    assert passed["ColorJitter"], "it has functions where compositions have transforms"
+    assert sum(passed.values()) == 83, sorted(name for name, holds in passed.items() if not holds)
 
 
 def test_what_never_happens_is_not_tried(save: Save) -> None:
