@@ -31,6 +31,7 @@ _NEUTRAL = (  # what a run trained by, and need not hold where it is scored: pro
     "--train.early_stop_epochs=null",
     "--train.accumulation=null",
     "--augment.albumentations=null",
+    "--augment.albumentations_hash=null",
     "--data.sampling=shuffled",
     "--data.class_weights={}",
 )

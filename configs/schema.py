@@ -124,6 +124,8 @@ class AugmentConfig:
         cutout_px: Side of a square that is set to the mean, its centre anywhere (DeVries and Taylor, 2017); 0 = none.
         albumentations: File of your own pipeline as albumentations.save writes it, .yaml, .yml or .json. It gets each
             image after crop and flip and before everything else here, and is seeded for each one.
+        albumentations_hash: What the file holds, as 16 letters; found when a run starts. Where it is given, the file
+            must hold that pipeline.
     """
 
     crop: Literal["none", "pad", "rrc"] = "none"
@@ -144,7 +146,8 @@ class AugmentConfig:
     noise_std: float = 0.0
     operations: tuple[Any, ...] = ()  # configs/operations.py says what may stand in it
     cutout_px: int = 0
-    albumentations: str | None = None
+    albumentations: str | None = _may_change(None)
+    albumentations_hash: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

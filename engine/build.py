@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from configs.load import config_to_dict, default_run_folder, replace_section
+from configs.own_pipeline import hash_pipeline, read_pipeline
 from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
 from engine.checkpoint import newest_checkpoint, read_card
 from engine.losses import LossFn, supervised
@@ -32,12 +33,14 @@ from pipelines.batch import Loader
 def resolve_config(config: Config, environ: Mapping[str, str]) -> Config:
     """The configuration with accumulation, precision and run folder decided, once, for everything that follows.
 
+    A pipeline of the user's own is known by what its file holds (`augment.albumentations_hash`), wherever it lies.
+
     Args:
         config: What the recipe and the command line say.
         environ: The environment, in which `accelerate launch` passes options of its own.
 
     Raises:
-        ValueError: Recipe and launcher disagree.
+        ValueError: Recipe and launcher disagree; or the pipeline cannot be read, or is not the one that is wanted.
     """
     settings = launcher_settings(environ)
     for name, told in settings._asdict().items():
@@ -53,6 +56,9 @@ def resolve_config(config: Config, environ: Mapping[str, str]) -> Config:
         accumulation=config.train.accumulation or settings.accumulation or 1,
         precision=config.train.precision or settings.precision or "fp32",
     )
+    path, expected_hash = config.augment.albumentations, config.augment.albumentations_hash
+    own_hash = None if path is None else hash_pipeline(read_pipeline(path, expected_hash=expected_hash))
+    config = replace_section(config, "augment", albumentations_hash=own_hash)
     return replace_section(config, "run", out=config.run.out or default_run_folder(config))
 
 

@@ -1,6 +1,7 @@
 """What is said and written down before training starts: the run, the schedule, and images as the network sees them.
 
-config, module, data -> open_folder    -> lines on the screen; config.yaml, environment.json
+config, module, data -> open_folder    -> lines on the screen; config.yaml, environment.json,
+                                          albumentations.json
 phases               -> trace_schedule -> learning rate and momentum over the epochs
 loader               -> take_samples   -> its first batch, de-normalised; the loader stays where it was
 """
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from configs.load import config_to_dict
+from configs.own_pipeline import read_pipeline
 from configs.schema import Config, InputSpec
 from engine.progress import Progress
 from engine.record import RunFolder, Samples, describe_environment
@@ -46,6 +48,9 @@ def open_folder(
         runtime: Where it runs.
         folder: Where it is written.
         progress: Where it is said.
+
+    Raises:
+        ValueError: The file of the user's own pipeline has changed since the run started.
     """
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     progress.say(description)
@@ -61,7 +66,9 @@ def open_folder(
             "class_names": card["class_names"],
             "fingerprints": card["data"],
         }
-        folder.save_start(config_to_dict(config), describe_environment(about))
+        path, own_hash = config.augment.albumentations, config.augment.albumentations_hash
+        pipeline = None if path is None else read_pipeline(path, expected_hash=own_hash)
+        folder.save_start(config_to_dict(config), describe_environment(about), pipeline=pipeline)
     runtime.wait_for_all()
 
 

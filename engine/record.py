@@ -1,17 +1,18 @@
 """The run folder: what a run leaves for people, for `report/` and for its own continuation. No torch here.
 
-config.yaml       what was asked for, every field resolved
-environment.json  versions, hardware, commit, command, launcher
-metrics.jsonl     a line per log step and per epoch; keys are split/quantity_unit
-bad_samples.jsonl a line per image that could not be read; there when there was one
-schedule.json     the learning rate that is planned: lists "epoch", "lr" and, where it moves, "momentum"
-samples.npz       training images as the network sees them, with their labels
-confusion.npz     per split, how often each true class (rows) was taken for each class (columns)
-result.json       the end: flat keys such as test/top1_frac; there once the run is finished
-curves.png        drawn by report/
-report.html       the run on one page, by report/
-checkpoints/      written by engine/checkpoint.py
-tensorboard/      events
+config.yaml         what was asked for, every field resolved
+environment.json    versions, hardware, commit, command, launcher
+albumentations.json the pipeline of augment.albumentations, as its file had it; there where the run has one
+metrics.jsonl       a line per log step and per epoch; keys are split/quantity_unit
+bad_samples.jsonl   a line per image that could not be read; there when there was one
+schedule.json       the learning rate that is planned: lists "epoch", "lr" and, where it moves, "momentum"
+samples.npz         training images as the network sees them, with their labels
+confusion.npz       per split, how often each true class (rows) was taken for each class (columns)
+result.json         the end: flat keys such as test/top1_frac; there once the run is finished
+curves.png          drawn by report/
+report.html         the run on one page, by report/
+checkpoints/        written by engine/checkpoint.py
+tensorboard/        events
 """
 
 import contextlib
@@ -121,8 +122,18 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} holds a run with another configuration (there -> asked for):\n  "
                 + "\n  ".join(differing)
+                + self._explain_pipeline(differing)
                 + "\nSet these as they were to continue it, or use another --run.out for a new run."
             )
+
+    def _explain_pipeline(self, differing: list[str]) -> str:
+        """A line on pipelines of the user's own that differ, and where to find the run's."""
+        if not any(line.startswith("augment.albumentations_hash:") for line in differing):
+            return ""
+        path = self.path / "albumentations.json"
+        if not path.exists():
+            return "\nThe run has no pipeline in augment.albumentations; leave it out."
+        return f"\nThe run's own pipeline is another one; to have it: --augment.albumentations {path}"
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
@@ -150,8 +161,12 @@ class RunFolder:
             lock.flush()
             yield
 
-    def save_start(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Writes config.yaml and environment.json."""
+    def save_start(
+        self, config: dict[str, Any], environment: dict[str, Any], *, pipeline: dict[str, Any] | None = None
+    ) -> None:
+        """Writes config.yaml, environment.json and, where the user has a pipeline of their own, albumentations.json."""
+        if pipeline is not None:
+            self._replace("albumentations.json", json.dumps(pipeline, indent=2) + "\n")
         self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
         self._replace("config.yaml", yaml.safe_dump(config, sort_keys=False))
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from configs.operations import read_operations
+from configs.own_pipeline import read_pipeline
 from configs.schema import Config
 from pipelines.build_data import Data, given
 from pipelines.effects import EffectSettings, Erasing, Mixing
@@ -81,11 +82,13 @@ def build_own_pipeline(config: Config, data: Data) -> OwnPipeline | None:
     """The user's own pipeline, tried out, where there is one.
 
     Raises:
-        ValueError: It cannot be used.
+        ValueError: It cannot be used, or is not the one of augment.albumentations_hash.
     """
-    if config.augment.albumentations is None:
+    path = config.augment.albumentations
+    if path is None:
         return None
-    own_pipeline = OwnPipeline(config.augment.albumentations, describe=data.train.describe)
+    read_pipeline(path, expected_hash=config.augment.albumentations_hash)
+    own_pipeline = OwnPipeline(path, describe=data.train.describe)
     sizes_px = {given(data.spec.size_px), *(size_px for _, size_px in config.augment.sizes_px)}
     own_pipeline.try_out(sizes_px=sorted(sizes_px), channels=given(data.spec.channels))
     return own_pipeline

@@ -140,6 +140,27 @@ def test_a_folder_whose_configuration_differs_stops_and_lists_the_keys(small_rec
     assert "run.seed: 0 -> 3" in message
 
 
+def test_a_run_is_known_by_what_its_own_pipeline_does_wherever_the_file_lies(small_recipe, tmp_path):
+    def write(name, prob):
+        flip = {"__class_fullname__": "HorizontalFlip", "p": prob}
+        saved = {"__version__": "2.0.8", "transform": {"__class_fullname__": "Compose", "transforms": [flip], "p": 1.0}}
+        (tmp_path / name).write_text(json.dumps(saved) if name.endswith("json") else yaml.safe_dump(saved))
+        return "--augment.albumentations", str(tmp_path / name)
+
+    out = tmp_path / "run"
+    command = ("train.py", "--config", str(small_recipe()), "--run.out", str(out), "--train.epochs", "1")
+    mine = write("mine.yaml", 0.5)
+    succeed(*command, *mine)
+    assert "is finished" in succeed(*command, *write("moved.json", 0.5))
+    write("mine.yaml", 0.25)
+    message = fail(*command, *mine)
+    assert re.search(r"augment\.albumentations_hash: [0-9a-f]{16} -> [0-9a-f]{16}\n", message)
+    assert f"to have it: --augment.albumentations {out}/albumentations.json\n" in message
+    (out / "result.json").unlink()
+    assert "augment.albumentations_hash" in fail(*command), "without it"
+    assert "continuing from" in succeed(*command, "--augment.albumentations", str(out / "albumentations.json"))
+
+
 def test_the_executors_train_the_same_weights(folder_recipe, tmp_path):
     recipe = folder_recipe()
     for backend in ("resident", "reference"):

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.chunks import ChunkWork
-from pipelines.execution import Carried, Operate
+from pipelines.execution import Carried, Failure, Operate, given_or_raised
 from pipelines.plan import Plan
 from pipelines.source import Source
 
@@ -54,10 +54,14 @@ class ProcessesExecutor:
         )
 
     def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
-        """Each plan carried out, images uint8 (N, S, S, C) on the CPU."""
+        """Each plan carried out, images uint8 (N, S, S, C) on the CPU.
+
+        Raises:
+            ValueError: One cannot be carried out, by whatever worker; the message is that of the cause alone.
+        """
         self._sampler.plans = iter(plans)
         try:
-            yield from self._batches
+            yield from map(given_or_raised, self._batches)
         finally:
             self._sampler.plans = iter(())
 
@@ -77,12 +81,15 @@ class _Forward:
             yield plan
 
 
-class _WorkedImages(Dataset[Carried]):
+class _WorkedImages(Dataset[Carried | Failure]):
     def __init__(self, work: ChunkWork, *, channels: int) -> None:
         self._work = work
         self._channels = channels
 
-    def __getitem__(self, plan: Plan) -> Carried:
+    def __getitem__(self, plan: Plan) -> Carried | Failure:
+        return Failure.of(lambda: self._carry_out(plan))
+
+    def _carry_out(self, plan: Plan) -> Carried:
         images = torch.empty(len(plan.ids_N), plan.size_px, plan.size_px, self._channels, dtype=torch.uint8)
         bad = self._work.carry_out(plan, range(len(plan.ids_N) // plan.num_views), images)
         return Carried(images, bad)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.execution import Carried, Operate
+from pipelines.execution import Carried, Failure, Operate, given_or_raised
 from pipelines.geometry import carry_out_plan
 from pipelines.plan import Plan
 from pipelines.source import Source
@@ -50,10 +50,14 @@ class ReferenceExecutor:
         )
 
     def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
-        """Each plan carried out, images uint8 (N, S, S, C) on the CPU."""
+        """Each plan carried out, images uint8 (N, S, S, C) on the CPU.
+
+        Raises:
+            ValueError: One cannot be carried out, by whatever worker; the message is that of the cause alone.
+        """
         self._sampler.plans = iter(plans)
         try:
-            yield from self._batches
+            yield from map(given_or_raised, self._batches)
         finally:
             self._sampler.plans = iter(())
 
@@ -74,14 +78,17 @@ class _Forward:
             yield plan
 
 
-class _PlannedImages(Dataset[Carried]):
+class _PlannedImages(Dataset[Carried | Failure]):
     def __init__(self, source: Source, *, channels: int, interpolation: str, operate: Operate | None) -> None:
         self._operate = operate
         self._source = source
         self._channels = channels
         self._interpolation = interpolation
 
-    def __getitem__(self, plan: Plan) -> Carried:
+    def __getitem__(self, plan: Plan) -> Carried | Failure:
+        return Failure.of(lambda: self._carry_out(plan))
+
+    def _carry_out(self, plan: Plan) -> Carried:
         return carry_out_plan(
             plan,
             source=self._source,

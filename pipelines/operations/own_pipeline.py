@@ -19,20 +19,19 @@ import random
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from threading import local
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
+from configs.imports import load_object
 from configs.nearest import nearest
+from configs.own_pipeline import HOW_TO_SAVE, read_pipeline
 from pipelines.plan import Plan
 
 _NUM_TRIES = 5  # seeds per image size, for the pipeline as it is and for each way in which all that may happen does
 _ALL_NAMES = "those of its documentation, explore.albumentations.ai"
-_HOW_TO_SAVE = 'albumentations.save(pipeline, PATH, data_format="yaml") (or "json") writes one that can'
 _DONE_HERE = (
     "leave out what normalises, converts, resizes or crops to another size (Normalize, ToTensorV2, Resize, RandomCrop, "
     "...): that is done here, by input.mean, input.std, input.size_px and augment.crop"
@@ -53,7 +52,7 @@ class OwnPipeline:
     def __init__(self, path: str, *, describe: Callable[[int], str]) -> None:
         self._name = f"augment.albumentations={path}"
         self._describe = describe
-        self._compose = _load(_read(Path(path), name=self._name), name=self._name)
+        self._compose = _load(read_pipeline(path), name=self._name)
         _check_arguments(self._compose, name=self._name)
         _check_inputs(self._compose, name=self._name)
         self._local = local()
@@ -164,21 +163,6 @@ def _blame(error: Exception) -> str:
 # --- from the file
 
 
-def _read(path: Path, *, name: str) -> dict[str, Any]:
-    """What the file holds."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        saved = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise ValueError(f"{name} cannot be read as {kind} ({error}); {_HOW_TO_SAVE}.") from error
-    if not isinstance(saved, dict) or not isinstance(saved.get("transform"), dict):
-        raise ValueError(
-            f"{name} does not hold what albumentations saves, {{transform: ...}}, and cannot be loaded; {_HOW_TO_SAVE}."
-        )
-    return saved
-
-
 def _load(saved: dict[str, Any], *, name: str) -> Any:
     """The pipeline, an albumentations.Compose."""
     albumentations = _import_albumentations()
@@ -190,7 +174,7 @@ def _load(saved: dict[str, Any], *, name: str) -> Any:
         if isinstance(compose, albumentations.Compose):
             _canonical(compose)
     except Exception as error:  # whatever transforms raise about their arguments
-        raise ValueError(f"{name} cannot be loaded: {_blame(error)}; {_HOW_TO_SAVE}.") from error
+        raise ValueError(f"{name} cannot be loaded: {_blame(error)}; {HOW_TO_SAVE}.") from error
     if not isinstance(compose, albumentations.Compose):
         raise ValueError(f"{name} holds a {type(compose).__name__}, not a Compose; save albumentations.Compose([...]).")
     return compose
@@ -206,7 +190,9 @@ def _canonical(compose: Any) -> str:
 def _check_names(saved: dict[str, Any], *, name: str) -> None:
     """Checks that every transform in a saved pipeline is one that can be made from a file."""
     serialization = _import_albumentations().core.serialization
-    given, known = str(saved.get("__class_fullname__")), sorted(serialization.SERIALIZABLE_REGISTRY)
+    given = str(saved.get("__class_fullname__"))
+    _import_own(given, name=name)
+    known = sorted(serialization.SERIALIZABLE_REGISTRY)
     if serialization.shorten_class_name(given) in serialization.NON_SERIALIZABLE_REGISTRY:
         raise ValueError(f"{name}: {given} takes functions or images that are not in the file; leave it out.")
     if given == "SelectiveChannelTransform":
@@ -218,6 +204,21 @@ def _check_names(saved: dict[str, Any], *, name: str) -> None:
     for one in saved.get("transforms") or []:
         if isinstance(one, dict):
             _check_names(one, name=name)
+
+
+def _import_own(given: str, *, name: str) -> None:
+    """Imports the module of a transform class of the user's own, `package.module.Name`, which makes it known."""
+    serialization = _import_albumentations().core.serialization
+    module, _, attribute = given.rpartition(".")
+    known = serialization.SERIALIZABLE_REGISTRY.keys() | serialization.NON_SERIALIZABLE_REGISTRY.keys()
+    if not module or module.split(".")[0] == "albumentations" or given in known:
+        return
+    if module == "__main__":
+        raise ValueError(
+            f"{name}: {given} was defined in the program that saved the pipeline, where it cannot be found again; move "
+            "it into a module, import it from there, and save the pipeline once more."
+        )
+    load_object(f"{module}:{attribute}", option=f"{name}: __class_fullname__")
 
 
 def _check_arguments(compose: Any, *, name: str) -> None:
@@ -257,13 +258,22 @@ def _check_inputs(compose: Any, *, name: str) -> None:
 def _parts(transform: Any) -> Iterator[Any]:
     """A transform and those within it."""
     yield transform
-    for one in getattr(transform, "transforms", ()):
+    for one in _children(transform):
         yield from _parts(one)
+
+
+def _children(transform: Any) -> Sequence[Any]:
+    """The transforms that one is composed of; ColorJitter, too, has `transforms`, but they are functions of its own."""
+    return transform.transforms if _is_composed(transform) else ()
+
+
+def _is_composed(transform: Any) -> bool:
+    return isinstance(transform, _import_albumentations().BaseCompose)
 
 
 def _with_all_that_may_happen(compose: Any) -> list[Any]:
     """Copies in which what may happen does; one per transform, in which choices among several fall on that one."""
-    places = [place for place, one in enumerate(_parts(compose)) if not hasattr(one, "transforms")]
+    places = [place for place, one in enumerate(_parts(compose)) if not _is_composed(one)]
     return [_leading_to(place, copy.deepcopy(compose)) for place in places]
 
 
@@ -271,7 +281,7 @@ def _leading_to(place: int, compose: Any) -> Any:
     """The pipeline, changed: what may happen does, and OneOf and OneOrOther take the way to the part number `place`."""
     wanted = list(_parts(compose))[place]
     for one in _parts(compose):
-        chosen = [any(part is wanted for part in _parts(each)) for each in getattr(one, "transforms", ())]
+        chosen = [any(part is wanted for part in _parts(each)) for each in _children(one)]
         if type(one).__name__ == "OneOrOther" and 0 < one.p < 1:  # p is that of the first
             one.p = float(not chosen[-1])
         one.p = float(one.p > 0)

@@ -553,6 +553,7 @@ def test_the_changed_configurations_between_them_set_every_section_and_nearly_ev
         "augment.mix_switch_prob",
         "augment.erase_ratio",
         "augment.albumentations",
+        "augment.albumentations_hash",
         "loader.num_threads",
         "loader.prefetch_batches",
         "loader.eval_batch_size_per_rank",

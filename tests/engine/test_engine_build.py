@@ -1,10 +1,15 @@
 """Configuration into optimizer, schedule and resolved settings."""
 
+import json
+import re
+
 import pytest
 import torch
+import yaml
 from torch import nn
 
-from configs.load import replace_section
+from configs.load import config_to_dict, differing_keys, replace_section
+from configs.own_pipeline import read_pipeline
 from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
 from engine.build import (
     build_card,
@@ -150,6 +155,48 @@ def test_recipe_and_launcher_that_disagree_are_refused():
 def test_the_run_folder_is_decided():
     assert resolve_config(CONFIG, {}).run.out.startswith("runs/digits-simple_cnn-")
     assert resolve_config(replace_section(CONFIG, "run", out="here"), {}).run.out == "here"
+
+
+PIPELINE = {"__version__": "2.0.8", "transform": {"__class_fullname__": "Compose", "p": 1.0, "transforms": []}}
+
+
+def test_a_pipeline_of_the_users_own_is_known_by_what_it_does_and_not_by_its_file(tmp_path, monkeypatch):
+    def resolved(path, **augment):
+        return resolve_config(replace_section(CONFIG, "augment", albumentations=str(path), **augment), {})
+
+    paths = [tmp_path / name for name in ("a.yaml", "b.yml", "c.json", "other.json", "d.json")]
+    paths[0].write_text(yaml.safe_dump(PIPELINE))
+    paths[1].write_text("# mine\n" + yaml.safe_dump(PIPELINE, default_flow_style=True, sort_keys=False))
+    paths[2].write_text(json.dumps(dict(reversed(PIPELINE.items())), indent=7))
+    paths[3].write_text(json.dumps(PIPELINE).replace("1.0", "0.5"))
+    paths[4].write_text(json.dumps({**PIPELINE, "__version__": "2.0.7"}))
+    first, *same, other, last = [resolved(path) for path in paths]
+    monkeypatch.chdir(tmp_path)
+    for one in (*same, last, resolved("a.yaml"), resolved("./a.yaml")):
+        assert one.run.out == first.run.out
+        assert differing_keys(config_to_dict(one), config_to_dict(first)) == []
+    hashes = [one.augment.albumentations_hash for one in (first, other)]
+    assert re.fullmatch("[0-9a-f]{16}", hashes[0])
+    assert other.run.out != first.run.out
+    wanted = [f"augment.albumentations_hash: {hashes[0]} -> {hashes[1]}"]
+    assert differing_keys(config_to_dict(other), config_to_dict(first)) == wanted
+    assert resolved("a.yaml", albumentations_hash=hashes[0]) == resolved("a.yaml")
+    with pytest.raises(
+        ValueError, match=rf"=a\.yaml holds another pipeline \({hashes[0]}\) than .*_hash={hashes[1]}: "
+    ):
+        resolved("a.yaml", albumentations_hash=hashes[1])
+    without = resolve_config(replace_section(CONFIG, "augment", albumentations_hash="of one that was left out"), {})
+    assert without == resolve_config(CONFIG, {})
+
+
+def test_a_pipeline_that_changes_while_the_run_starts_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(PIPELINE))
+    config = resolve_config(replace_section(CONFIG, "augment", albumentations=str(path)), {})
+    assert read_pipeline(str(path), expected_hash=config.augment.albumentations_hash) == PIPELINE
+    path.write_text(json.dumps(PIPELINE).replace("1.0", "0.5"))
+    with pytest.raises(ValueError, match=r"a run folder has it as albumentations\.json"):
+        read_pipeline(str(path), expected_hash=config.augment.albumentations_hash)
 
 
 def test_the_card_gives_back_model_and_input():

@@ -55,6 +55,27 @@ def test_another_configuration_stops_and_lists_the_keys(folder):
     assert "--run.out" in lines[-1]
 
 
+def test_another_pipeline_of_the_users_own_stops_and_says_where_the_runs_is(folder):
+    def with_hash(value):
+        return config_to_dict(replace_section(CONFIG, "augment", albumentations="a.yaml", albumentations_hash=value))
+
+    assert not (folder.path / "albumentations.json").exists()
+    with pytest.raises(
+        ValueError, match=r"hash: None -> ab\n.*has no pipeline in augment.albumentations; leave it out"
+    ):
+        folder.check_continues(with_hash("ab"))
+    folder.save_start(with_hash("ab"), {}, pipeline={"transform": {"p": 0.5}})
+    path = folder.path / "albumentations.json"
+    assert json.loads(path.read_text()) == {"transform": {"p": 0.5}}
+    folder.check_continues(with_hash("ab") | {})
+    for value in ("cd", None):
+        with pytest.raises(ValueError, match="another configuration") as error:
+            folder.check_continues(with_hash(value))
+        lines = str(error.value).splitlines()
+        assert lines[1] == f"  augment.albumentations_hash: ab -> {value}"
+        assert lines[2] == f"The run's own pipeline is another one; to have it: --augment.albumentations {path}"
+
+
 def test_resume_never_stops_at_any_run(folder, tmp_path):
     never = config_to_dict(CONFIG) | {"resume": "never"}
     with pytest.raises(FileExistsError, match="already holds a run and resume=never"):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ A = _import_albumentations()
 Pixels = npt.NDArray[np.uint8]
 Save = Callable[..., OwnPipeline]
 SIZE = 32
+SERIALIZABLE = A.core.serialization.SERIALIZABLE_REGISTRY
 TRANSFORMS = [one for _, one in inspect.getmembers(A, inspect.isclass) if issubclass(one, A.BasicTransform)]
 CHANGE_SIZE_AT_TIMES = {"RandomScale", "RandomCropFromBorders"}
 COLOURS_ONLY = {"ChromaticAberration", "HEStain", "ISONoise", "PlanckianJitter", "Spatter", "ToRGB"}
@@ -250,6 +251,27 @@ def test_what_changes_size_or_type_is_refused_however_rarely_it_happens(save: Sa
         pipeline.try_out(sizes_px=[16], channels=3)
 
 
+def test_every_transform_of_albumentations_passes_that_needs_an_image_only_and_keeps_its_size(save: Save) -> None:
+    """Of those that can be made without arguments; p=0.5, as they are by default, so that leading to them is tried."""
+    passed = {}
+    for name, transform in sorted(SERIALIZABLE.items()):
+        if not issubclass(transform, A.BasicTransform) or not transform.__module__.startswith("albumentations."):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                pipeline = save(A.Compose([transform()]))
+            except (TypeError, ValueError, NotImplementedError):
+                continue  # it needs arguments, or more than an image
+            passed[name] = True
+            try:
+                pipeline.try_out(sizes_px=[SIZE], channels=3)
+            except ValueError:  # and nothing else
+                passed[name] = False
+    assert passed["ColorJitter"], "it has functions where compositions have transforms"
+    assert sum(passed.values()) == 83, sorted(name for name, holds in passed.items() if not holds)
+
+
 def test_what_never_happens_is_not_tried(save: Save) -> None:
     save(A.Compose([A.Normalize(p=0), A.OneOf([A.ToFloat(p=1)], p=0)])).try_out(sizes_px=[16], channels=3)
 
@@ -379,6 +401,68 @@ def test_a_file_that_holds_no_pipeline_is_refused_with_what_is_wrong(
 ) -> None:
     with refuses(wanted):
         OwnPipeline(write(text), describe=str)
+
+
+INVERT = """
+import albumentations as A
+
+class Invert(A.ImageOnlyTransform):
+    def apply(self, img, **_):
+        return 255 - img
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a package in the present folder, whose module `transforms` has `Invert`; forgotten afterwards."""
+    package, registry = tmp_path / "invert_of_this_test", SERIALIZABLE.copy()
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "transforms.py").write_text(INVERT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield package.name
+    SERIALIZABLE.clear()
+    SERIALIZABLE.update(registry)
+    for name in [one for one in sys.modules if one.startswith(package.name)]:
+        del sys.modules[name]
+
+
+def test_a_transform_of_the_users_own_is_imported_from_the_module_that_its_name_says(
+    write: Callable[..., str], own_module: str
+) -> None:
+    inside = "{__class_fullname__: OneOf, p: 1.0, transforms: [{__class_fullname__: %s.transforms.Invert, p: 1.0}]}"
+    pipeline = OwnPipeline(write(COMPOSE % inside % own_module), describe=str)
+    pipeline.try_out(sizes_px=[16], channels=3)
+    assert np.array_equal(operated(pipeline, 1), 255 - image_of())
+    assert f"{own_module}.transforms" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (
+            "PACKAGE.transforms.Inverd",
+            "mine.yaml: __class_fullname__=PACKAGE.transforms:Inverd: PACKAGE.transforms has no 'Inverd'; nearest: Inv",
+        ),
+        ("PACKAGE.other.Invert", "PACKAGE.other:Invert: there is no module 'PACKAGE.other'; it is looked for in"),
+        ("PACKAGE.broken.Invert", "importing PACKAGE.broken failed at"),
+        (
+            "__main__.Invert",
+            "mine.yaml: __main__.Invert was defined in the program that saved the pipeline, where it cannot be found "
+            "again; move it into a module, import it from there, and save the pipeline once more.",
+        ),
+        ("albumentations.mine.Invert", "mine.yaml: albumentations 2.0.8 has no albumentations.mine.Invert; "),
+    ],
+    ids=["name", "module", "broken", "program", "not_ours"],
+)
+def test_a_transform_of_the_users_own_that_cannot_be_imported_is_named(
+    write: Callable[..., str], own_module: str, given: str, wanted: str
+) -> None:
+    Path(own_module, "broken.py").write_text("1 / 0")
+    step = f"{{__class_fullname__: {given.replace('PACKAGE', own_module)}, p: 1.0}}"
+    with refuses(wanted.replace("PACKAGE", own_module)):
+        OwnPipeline(write(COMPOSE % step), describe=str)
 
 
 def test_yaml_in_a_file_json_is_refused_and_json_in_a_file_yaml_is_read(

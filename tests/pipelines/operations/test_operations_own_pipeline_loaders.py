@@ -307,7 +307,7 @@ def test_an_image_that_takes_the_place_of_a_bad_one_goes_through_the_pipeline(
         assert equal(found[-1], found[0]), backend
 
 
-@pytest.mark.parametrize("backend", ["threads_1", "threads_4", "workers_0", "processes_0", "processes_2"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_transform_that_fails_stops_the_run_with_sample_file_and_message_and_is_no_bad_image(
     broken_root: Callable[[str], Path], backend: str
 ) -> None:
@@ -319,8 +319,9 @@ def test_a_transform_that_fails_stops_the_run_with_sample_file_and_message_and_i
         f"{folder}/train/a/03.jpg: augment.albumentations={folder}/mine.yaml: for this image, it fails: FailsOnWhite: "
         "ValueError: it is white. Correct the pipeline, or leave that transform out."
     )
-    with pytest.raises(ValueError, match=re.escape(wanted)) as caught:
+    with pytest.raises(ValueError, match="it is white") as caught:
         list(loader)
+    assert str(caught.value) == wanted, "of whatever backend: not a word before it"
     assert loader.take_bad_samples() == []
     traceback.clear_frames(caught.tb)  # else the garbage collector has to stop the workers, and waits 5 s for each
     del loader
