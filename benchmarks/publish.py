@@ -159,6 +159,7 @@ def texts() -> dict[Path, str]:
     blocks: dict[str, Callable[[], str]] = {
         "recipes": lambda: readme_table(groups),
         "course": lambda: course_block(groups, COMPARISONS["course"]),
+        "speed": speed_block,
         "augment": lambda: course_block(groups, COMPARISONS["augment"]),
         "cosine": lambda: course_block(groups, COMPARISONS["cosine"]),
         "length": lambda: length_block(epochs),
@@ -236,6 +237,26 @@ def course_block(groups: list[Group], comparison: Comparison) -> str:
     pairs = [(name, comparison.against.get(name, before)) for before, name in itertools.pairwise(ordered)]
     lines += ["", *_differences([pair for pair in pairs if pair[1] in ordered], values)]
     return "\n".join(lines) + "\n" if ordered else "Not measured yet.\n"
+
+
+def speed_block() -> str:
+    """How many images a second each loader makes with RandAugment and with colour jitter, alone and with decoding."""
+    jobs = {
+        "randaugment_decoded": "RandAugment alone",
+        "color_jitter_decoded": "colour jitter alone",
+        "randaugment": "JPEG, RandAugment",
+        "color_jitter": "JPEG, colour jitter",
+    }
+    rows = {job: read_csv(RESULTS / f"loader_{job}.csv") for job in jobs}
+    if not any(rows.values()):
+        return "Not measured yet.\n"
+    speeds = {job: {row["contender"]: f"{int(row['images_per_s']):,}" for row in rows[job]} for job in jobs}
+    names = list(dict.fromkeys(row["contender"] for job in jobs for row in rows[job]))
+    lines = [f"| images/s | {' | '.join(jobs.values())} |", f"| --- |{' ---: |' * len(jobs)}"]
+    lines += [f"| `{name}` | {' | '.join(speeds[job].get(name, '') for job in jobs)} |" for name in names]
+    measured = next(row for job in jobs for row in rows[job])
+    about = f"Medians of {measured['repeats']} epochs, {measured['cpu']}, {measured['date']}."
+    return "\n".join([*lines, "", about]) + "\n"
 
 
 def picture_block(rows: _Rows, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -182,3 +183,20 @@ def test_the_page_of_operations_has_a_line_for_each_and_a_column_for_each_way() 
         f"- {head}: 250 images, by code that ran on CPU, 2026-11-26, 0123abcd, torch 2.14" for head in heads[:2]
     ]
     assert publish.operations_page([]).endswith("Not measured yet.\n")
+
+
+def test_speeds_stand_beside_each_other_by_job_and_say_where_they_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    assert publish.speed_block() == "Not measured yet.\n"
+    head = "contender,images_per_s,repeats,cpu,date\n"
+    (tmp_path / "loader_randaugment_decoded.csv").write_text(head + "threads,7235,5,2 cores of X,2026-11-26\n")
+    (tmp_path / "loader_color_jitter.csv").write_text(head + "threads,900,5,2 cores of X,2026-11-26\ntimm,500,5,X,Y\n")
+    lines = publish.speed_block().splitlines()
+    assert lines[2:] == [
+        "| `threads` | 7,235 |  |  | 900 |",
+        "| `timm` |  |  |  | 500 |",
+        "",
+        "Medians of 5 epochs, 2 cores of X, 2026-11-26.",
+    ]
