@@ -3,8 +3,7 @@
 plans, in order -> executor (as far ahead as it likes) -> Carried, in the same order
 """
 
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,32 +22,6 @@ class Carried(NamedTuple):
 
     images_NHWC: Tensor
     bad: Mapping[int, str]
-
-
-class Failure(NamedTuple):
-    """A ValueError on its way home from a worker process: its text, and where it was raised."""
-
-    message: str
-    traceback: str
-
-    @classmethod
-    def of(cls, carry_out: Callable[[], Carried]) -> "Carried | Failure":
-        """What `carry_out` gives, or the ValueError that it raises; a DataLoader would put its traceback before it."""
-        try:
-            return carry_out()
-        except ValueError as error:
-            return cls(str(error), traceback.format_exc())
-
-
-def given_or_raised(done: Carried | Failure) -> Carried:
-    """What a worker sent.
-
-    Raises:
-        ValueError: It sent one; the text is the same as if it had been raised here.
-    """
-    if isinstance(done, Failure):
-        raise ValueError(done.message) from RuntimeError(f"in a worker:\n{done.traceback}")
-    return done
 
 
 class Operate(Protocol):

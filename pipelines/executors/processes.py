@@ -4,15 +4,15 @@ plans -> worker: read, decode, resize, shift, flip, operate (pipelines/chunks.py
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from functools import partial
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from pipelines.chunks import ChunkWork
-from pipelines.execution import Carried, Failure, Operate, given_or_raised
+from pipelines.execution import Carried, Operate
 from pipelines.plan import Plan
 from pipelines.source import Source
+from pipelines.workers import PlanWorkers
 
 
 class ProcessesExecutor:
@@ -40,17 +40,11 @@ class ProcessesExecutor:
         operate: Operate | None = None,
     ) -> None:
         work = ChunkWork(source, channels=channels, interpolation=interpolation, operate=operate)
-        self._sampler = _Forward()
-        self._batches = DataLoader(
-            _WorkedImages(work, channels=channels),
-            batch_size=None,  # a plan is already a whole batch
-            sampler=self._sampler,
+        self._workers = PlanWorkers(
+            partial(_carry_out, work=work, channels=channels),
             num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            prefetch_factor=num_prefetched if num_workers > 0 else None,
+            num_prefetched=num_prefetched,
             pin_memory=pin_memory,
-            collate_fn=_identity,
-            generator=torch.Generator(),  # else each epoch draws from torch's global generator
         )
 
     def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
@@ -59,41 +53,10 @@ class ProcessesExecutor:
         Raises:
             ValueError: One cannot be carried out, by whatever worker; the message is that of the cause alone.
         """
-        self._sampler.plans = iter(plans)
-        try:
-            yield from map(given_or_raised, self._batches)
-        finally:
-            self._sampler.plans = iter(())
+        return self._workers.run(plans)
 
 
-class _Forward:
-    """The sampler: hands on the plans of the present run, so that workers can persist between runs.
-
-    As in `reference`, it knows neither the plans of a run that is over nor the executor: objects that lead back to each
-    other would keep the workers until the garbage collector takes their pipes away (10 s; torch 2.14.1).
-    """
-
-    def __init__(self) -> None:
-        self.plans: Iterator[Plan] = iter(())
-
-    def __iter__(self) -> Iterator[Plan]:
-        while (plan := next(self.plans, None)) is not None:
-            yield plan
-
-
-class _WorkedImages(Dataset[Carried | Failure]):
-    def __init__(self, work: ChunkWork, *, channels: int) -> None:
-        self._work = work
-        self._channels = channels
-
-    def __getitem__(self, plan: Plan) -> Carried | Failure:
-        return Failure.of(lambda: self._carry_out(plan))
-
-    def _carry_out(self, plan: Plan) -> Carried:
-        images = torch.empty(len(plan.ids_N), plan.size_px, plan.size_px, self._channels, dtype=torch.uint8)
-        bad = self._work.carry_out(plan, range(len(plan.ids_N) // plan.num_views), images)
-        return Carried(images, bad)
-
-
-def _identity(images: Any) -> Any:
-    return images
+def _carry_out(plan: Plan, *, work: ChunkWork, channels: int) -> Carried:
+    images = torch.empty(len(plan.ids_N), plan.size_px, plan.size_px, channels, dtype=torch.uint8)
+    bad = work.carry_out(plan, range(len(plan.ids_N) // plan.num_views), images)
+    return Carried(images, bad)

@@ -1,10 +1,5 @@
-"""The processes executor: the pixels of threads to the bit, by workers that persist and stop with it."""
+"""The processes executor: the pixels of threads to the bit; its workers: test_pipelines_workers.py."""
 
-import gc
-import multiprocessing
-import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +15,6 @@ from pipelines.source import Source
 from pipelines.sources.scan import scan_folder
 
 NUM_BATCHES = 6
-OWN_PROCESS = os.getpid()
 
 
 @pytest.fixture
@@ -33,13 +27,13 @@ def source(tmp_path: Path) -> Source:
     return scan_folder(str(tmp_path), show_progress=False)["train"]
 
 
-def build(source: Source, *, num_workers: int = 2, num_prefetched: int = 2) -> ProcessesExecutor:
+def build(source: Source) -> ProcessesExecutor:
     return ProcessesExecutor(
         source,
         channels=3,
         interpolation="bicubic",
-        num_workers=num_workers,
-        num_prefetched=num_prefetched,
+        num_workers=2,
+        num_prefetched=2,
         pin_memory=False,
     )
 
@@ -67,11 +61,6 @@ def test_what_one_worker_has_found_whole_no_other_decodes_whole_again(source: So
     assert source.whole_N.all(), "this process and workers that it starts know it, too"
 
 
-def workers() -> set[int]:
-    """The processes that this one has started."""
-    return {process.pid for process in multiprocessing.active_children() if process.pid}
-
-
 def scramble(image_SSC: npt.NDArray[np.uint8], *, plan: Plan, row: int) -> None:
     image_SSC[...] = image_SSC ^ np.uint8(plan.ids_N[row])
 
@@ -89,74 +78,6 @@ def test_pixels_are_those_of_threads_to_the_bit(source: Source, name: str, num_v
         assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
     plain = next(iter(EXECUTORS[name](source, setting._replace(operate=None)).run(plans)))
     assert not torch.equal(plain.images_NHWC, wanted[0])
-
-
-def only_elsewhere(image_SSC: npt.NDArray[np.uint8], *, plan: Plan, row: int) -> None:
-    image_SSC[...] = os.getpid() != OWN_PROCESS
-
-
-def test_the_work_is_done_by_the_workers(source: Source) -> None:
-    for name, elsewhere in (("processes_2", True), ("processes_0", False)):
-        executor = EXECUTORS[name](source, Setting(operate=only_elsewhere))
-        assert {bool(carried.images_NHWC.all()) for carried in executor.run(plans_of(source))} == {elsewhere}
-
-
-@pytest.mark.parametrize(("num_prefetched", "num_drawn"), [(1, 3), (2, 5)])
-def test_each_worker_works_as_many_batches_ahead_as_asked(source: Source, num_prefetched: int, num_drawn: int) -> None:
-    drawn = []
-
-    def plans() -> Iterator[Plan]:
-        for plan in plans_of(source):
-            drawn.append(int(plan.ids_N[0]))
-            yield plan
-
-    running = build(source, num_prefetched=num_prefetched).run(plans())
-    next(running)
-    assert len(drawn) == num_drawn, "two workers, and one for the batch that was handed out"
-    assert len(list(running)) == NUM_BATCHES - 1
-    assert drawn == [0, 4, 8, 12, 16, 20]
-
-
-def test_workers_persist_between_runs_and_without_workers_there_is_no_process(source: Source) -> None:
-    before = workers()
-    list(build(source, num_workers=0).run(plans_of(source)))
-    assert workers() == before
-    executor = build(source)
-    list(executor.run(plans_of(source)))
-    first = workers() - before
-    list(executor.run(plans_of(source)))
-    assert len(first) == 2
-    assert workers() - before == first
-
-
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    """Only reference counts free objects, so that a test sees what waits for the garbage collector."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("no_collection")
-@pytest.mark.parametrize("num_batches", [NUM_BATCHES, 1], ids=["after_a_whole_run", "after_a_run_stopped_early"])
-def test_workers_stop_at_once_when_the_executor_is_let_go(source: Source, num_batches: int) -> None:
-    before = workers()
-    executor = build(source)
-
-    def plans_that_lead_back_to(executor: ProcessesExecutor) -> Iterator[Plan]:
-        yield from plans_of(source)
-        assert executor  # as a loader's plans do
-
-    running = executor.run(plans_that_lead_back_to(executor))
-    for _ in range(num_batches):
-        next(running)
-    assert len(workers() - before) == 2
-    running.close()  # type: ignore[attr-defined]
-    start = time.perf_counter()
-    del executor, running
-    assert workers() == before, "workers are left to the garbage collector"
-    assert time.perf_counter() - start < 5  # torch waits 5 s for a worker that was not told to stop
 
 
 def test_a_file_cut_short_is_a_bad_row_and_the_executor_serves_on(source: Source) -> None:

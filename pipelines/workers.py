@@ -1,0 +1,97 @@
+"""Plans carried out in a torch DataLoader's worker processes, which persist from run to run.
+
+plans -> sampler -> worker: carry_out(plan) -> Carried, or the error on its way home -> in the order of the plans
+"""
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipelines.execution import Carried
+from pipelines.plan import Plan
+
+CarryOut = Callable[[Plan], Carried]
+
+
+class PlanWorkers:
+    """Worker processes that carry plans out, some batches ahead; one task is one plan.
+
+    Args:
+        carry_out: Does it, images on the CPU; it can be sent to another process.
+        num_workers: Worker processes; 0 = in this one.
+        num_prefetched: Batches that each of them works on ahead of the one handed out; None as torch has it.
+        pin_memory: Whether images lie in pinned memory.
+    """
+
+    def __init__(self, carry_out: CarryOut, *, num_workers: int, num_prefetched: int | None, pin_memory: bool) -> None:
+        self._sampler = _Forward()
+        self._batches = DataLoader(
+            _CarriedOut(carry_out),
+            batch_size=None,  # a plan is already a whole batch
+            sampler=self._sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            prefetch_factor=num_prefetched if num_workers > 0 else None,
+            pin_memory=pin_memory,
+            collate_fn=_identity,
+            generator=torch.Generator(),  # else each epoch draws from torch's global generator
+        )
+
+    def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
+        """Each plan carried out, in turn.
+
+        Raises:
+            ValueError: One cannot be carried out, by whatever worker; the message is that of the cause alone.
+        """
+        self._sampler.plans = iter(plans)
+        try:
+            yield from map(_given_or_raised, self._batches)
+        finally:
+            self._sampler.plans = iter(())
+
+
+class _Forward:
+    """The sampler: hands on the plans of the present run, so that workers can persist between runs.
+
+    It knows the plans only while they run, and not its owner: objects that lead back to each other are left to the
+    garbage collector, which takes the workers' pipes from them before it tells them to stop (10 s, "Bad file
+    descriptor"; torch 2.14.1).
+    """
+
+    def __init__(self) -> None:
+        self.plans: Iterator[Plan] = iter(())
+
+    def __iter__(self) -> Iterator[Plan]:
+        while (plan := next(self.plans, None)) is not None:
+            yield plan
+
+
+class _Failure(NamedTuple):
+    """A ValueError on its way home: its text, and where it was raised; a DataLoader would join the two."""
+
+    message: str
+    traceback: str
+
+
+class _CarriedOut(Dataset[Carried | _Failure]):
+    def __init__(self, carry_out: CarryOut) -> None:
+        self._carry_out = carry_out
+
+    def __getitem__(self, plan: Plan) -> Carried | _Failure:
+        try:
+            return self._carry_out(plan)
+        except ValueError as error:
+            return _Failure(str(error), traceback.format_exc())
+
+
+def _given_or_raised(done: Carried | _Failure) -> Carried:
+    if isinstance(done, _Failure):
+        raise ValueError(done.message) from RuntimeError(f"in a worker:\n{done.traceback}")
+    return done
+
+
+def _identity(images: Any) -> Any:
+    return images
