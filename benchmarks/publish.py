@@ -254,8 +254,9 @@ def speed_block() -> str:
     names = list(dict.fromkeys(row["contender"] for job in jobs for row in rows[job]))
     lines = [f"| images/s | {' | '.join(jobs.values())} |", f"| --- |{' ---: |' * len(jobs)}"]
     lines += [f"| `{name}` | {' | '.join(speeds[job].get(name, '') for job in jobs)} |" for name in names]
-    measured = next(row for job in jobs for row in rows[job])
-    about = f"Medians of {measured['repeats']} epochs, {measured['cpu']}, {measured['date']}."
+    measured = [row for job in jobs for row in rows[job]]
+    repeats = " or ".join(sorted({row["repeats"] for row in measured}, key=int))
+    about = f"Medians of {repeats} epochs, {measured[0]['cpu']}, {measured[0]['date']}."
     return "\n".join([*lines, "", about]) + "\n"
 
 
