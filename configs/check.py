@@ -15,7 +15,7 @@ from configs.imports import is_import_path
 from configs.operations import read_operations
 from configs.schema import AugmentConfig, Config, InputSpec, ScheduleConfig
 
-DataKind = Literal["digits", "folder", "manifest", "torchvision", "own"]
+DataKind = Literal["digits", "folder", "manifest", "packed", "torchvision", "own"]
 
 # field -> (the field beside it, the choices of that one that read it); set with another choice, it is an error
 _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -43,7 +43,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 
 # field of data -> the kinds of data sets that read it
 _READ_BY_DATA: dict[str, tuple[DataKind, ...]] = {
-    "data.root": ("folder", "manifest", "torchvision"),
+    "data.root": ("folder", "manifest", "packed", "torchvision"),
     "data.args": ("own",),
     "data.image_root": ("manifest",),
     "data.path_column": ("manifest",),
@@ -130,6 +130,7 @@ _KIND_WORDS: dict[DataKind, str] = {
     "digits": "data.dataset=digits",
     "folder": "data.dataset=folder",
     "manifest": "data.dataset=manifest",
+    "packed": "data.dataset=packed",
     "torchvision": "a data set of torchvision's",
     "own": "your own data set (data.dataset=package.module:Name)",
 }
@@ -139,7 +140,7 @@ def data_kind(dataset: str) -> DataKind:
     """Which kind of data set a name stands for; whether torchvision has it is not looked at."""
     if is_import_path(dataset):
         return "own"
-    return dataset if dataset in ("digits", "folder", "manifest") else "torchvision"  # type: ignore[return-value]
+    return dataset if dataset in ("digits", "folder", "manifest", "packed") else "torchvision"  # type: ignore[return-value]
 
 
 def check_config(config: Config) -> None:
@@ -328,7 +329,9 @@ def _check_combinations(config: Config) -> None:
             "data.dataset=manifest needs data.root, the folder that holds train.csv (or .tsv, .jsonl) or such a file "
             "itself; add --data.root DIR."
         )
-    if config.data.sampling == "weighted" and config.data.dataset != "manifest":
+    if config.data.dataset == "packed" and config.data.root is None:
+        raise ValueError("data.dataset=packed needs data.root, the folder that tools.pack made; add --data.root DIR.")
+    if config.data.sampling == "weighted" and config.data.dataset not in ("manifest", "packed"):
         raise ValueError(
             "data.sampling=weighted takes weights from a manifest, but data.dataset="
             f"{config.data.dataset}; use --data.sampling balanced, or --data.class_weights.NAME FACTOR."

@@ -22,17 +22,18 @@ class DataConfig:
     Attributes:
         dataset: digits = scikit-learn's 1,797 handwritten digits, 8x8 pixels, nothing to download; folder = an image
             folder with train/<class>/ and optionally val/<class>/ and test/<class>/; manifest = a table of paths and
-            labels; one of torchvision's data sets by name, such as cifar10 (downloaded when it is not there); or your
-            own torch Dataset as package.module:Name.
+            labels; packed = what `python -m tools.pack` made, the fastest to read; one of torchvision's data sets by
+            name, such as cifar10 (downloaded when it is not there); or your own torch Dataset as package.module:Name.
         root: Folder that holds train/ (dataset folder); folder that holds train.csv, .tsv or .jsonl and optionally
-            val and test likewise, or one such file with a column split (manifest); folder for downloads (torchvision's
+            val and test likewise, or one such file with a column split (manifest); folder that tools.pack made
+            (packed); folder for downloads (torchvision's
             data sets; default ~/.cache/exactvision/datasets).
         args: Arguments of your own Dataset, for example --data.args.folder DIR.
         image_root: Folder that the paths of a manifest start from. Default: the manifest's own.
         path_column: Column of a manifest that holds the paths of the images.
         label_column: Column of a manifest that holds the labels.
         sampling: How often a training image is met: shuffled = once per epoch; balanced = every class equally often;
-            weighted = in proportion to the column weight of a manifest. An epoch keeps its length.
+            weighted = in proportion to the column weight of a manifest, packed or not. An epoch keeps its length.
         class_weights: Factors on that, by class name, for example --data.class_weights.cat 2; all others count 1.
         val_frac: Fraction (0 to below 1) of train set aside as val, the same fraction of each class, where the data
             has no val/ of its own. 0 needs run.select last.

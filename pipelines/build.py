@@ -2,7 +2,7 @@
 
 Config -> build_data.py: splits, InputSpec completed -> build_executor.py: backend chosen -> build_loader.py: loaders
 
-These, build_augment.py and build_preview.py are the only files of this room that read a configuration.
+These, build_augment.py, build_pack.py and build_preview.py are the only files of this room that read a configuration.
 """
 
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from pipelines.build_data import (
 )
 from pipelines.build_executor import Backend, Place, choose_backend, fit_of
 from pipelines.build_loader import build_evaluation_loader, build_training_loader, size_at, weights_of
+from pipelines.build_pack import Packed, Storing, pack_data, verify_packed
 from pipelines.build_preview import build_preview
 from pipelines.examples import read_examples
 from pipelines.loader import PlannedLoader
@@ -37,10 +38,12 @@ __all__ = [  # the door of this room: what others import from here, wherever it 
     "Count",
     "Data",
     "Loaders",
+    "Packed",
     "Place",
     "Preview",
     "Range",
     "Shown",
+    "Storing",
     "build_data",
     "build_evaluation_loader",
     "build_loaders",
@@ -52,9 +55,11 @@ __all__ = [  # the door of this room: what others import from here, wherever it 
     "describe_data",
     "fingerprint_splits",
     "num_cores",
+    "pack_data",
     "read_training_images",
     "size_at",
     "split_of",
+    "verify_packed",
 ]
 
 _NUM_CLASSES_SHOWN = 6

@@ -1,6 +1,6 @@
 """DataConfig -> the splits, as sources -> val and test set aside where there are none -> InputSpec completed -> Data.
 
-digits, folder, manifest, a data set of torchvision's, a user's own: each is read by its file in pipelines/sources.
+digits, folder, manifest, packed, a set of torchvision's, a user's own: each is read by its file in pipelines/sources.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from pipelines.sources.index import default_cache
 from pipelines.sources.manifest import Columns, read_manifest
 from pipelines.sources.own_dataset import Making, check_making, read_own
 from pipelines.sources.own_items import Reading
+from pipelines.sources.packed import open_packed
 from pipelines.sources.scan import scan_folder
 from pipelines.sources.torchvision_sets import SETS, default_root, load_torchvision
 from pipelines.split import split_source
@@ -52,7 +53,7 @@ def check_dataset(data: DataConfig) -> None:
     if data_kind(data.dataset) == "own":
         check_making(_making(data))
     if data_kind(data.dataset) == "torchvision" and data.dataset not in SETS:
-        ours = ["digits", "folder", "manifest"]
+        ours = ["digits", "folder", "manifest", "packed"]
         close = difflib.get_close_matches(data.dataset, [*ours, *SETS], n=3, cutoff=0.4)
         raise ValueError(
             f"unknown data set data.dataset={data.dataset!r}; "
@@ -71,7 +72,8 @@ def build_data(config: Config, *, show_progress: bool) -> Data:
             `config.data.class_weights`.
     """
     check_dataset(config.data)
-    splits = _read_splits(config, show_progress=show_progress)
+    splits = read_splits(config, show_progress=show_progress)
+    _check_weights(config.data, splits["train"])
     _check_class_weights(config.data, splits["train"].class_names)
     if "val" not in splits and config.data.val_frac > 0:
         parts = split_source(splits["train"], held_out_frac=config.data.val_frac, seed=config.data.split_seed)
@@ -104,7 +106,12 @@ def _check_no_val_is_needed(config: Config) -> None:
         )
 
 
-def _read_splits(config: Config, *, show_progress: bool) -> dict[str, Source]:
+def read_splits(config: Config, *, show_progress: bool) -> dict[str, Source]:
+    """The splits that the data set has of its own.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: As `build_data`.
+    """
     data = config.data
     verify = data.verify or config.loader.backend == "dali"
     match data_kind(data.dataset):
@@ -131,6 +138,8 @@ def _read_splits(config: Config, *, show_progress: bool) -> dict[str, Source]:
                 verify=verify,
                 keep_bad=_splits_with_bad(data),
             )
+        case "packed":
+            return open_packed(given(data.root))
         case "own":
             workers = (
                 min(_MOST_WORKERS, num_cores()) if config.loader.num_workers is None else config.loader.num_workers
@@ -171,6 +180,14 @@ def _splits_with_bad(data: DataConfig) -> list[str]:
 
 def _making(data: DataConfig) -> Making:
     return Making(load_object(data.dataset, option="data.dataset"), data.dataset, data.args)
+
+
+def _check_weights(data: DataConfig, train: Source) -> None:
+    if data.sampling == "weighted" and train.weights_N is None:
+        raise ValueError(
+            f"data.sampling=weighted, but {data.root} was packed from data without weights; pack a manifest that has a "
+            "column weight, or use --data.sampling balanced."
+        )
 
 
 def _check_class_weights(data: DataConfig, class_names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ class Scratch:
         self._file = bytearray(0)
         self._pixels = np.empty(0, dtype=np.uint8)
         self._window = np.empty(0, dtype=np.uint8)
+        self._spliced = np.empty(0, dtype=np.uint8)
         self.jpeg_windows = JpegWindowDecoder()
 
     def pixels(self, num_bytes: int) -> npt.NDArray[np.uint8]:
@@ -43,9 +44,19 @@ class Scratch:
         Raises:
             OSError: It cannot be read.
         """
-        return _read(path, self._room_for_file)
+        return _read(path, self.room)
 
-    def _room_for_file(self, num_bytes: int) -> memoryview:
+    def spliced(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """At least `num_bytes` of memory for a part of a file, uint8 (M,)."""
+        if num_bytes > _MOST_KEPT:
+            return np.empty(num_bytes, dtype=np.uint8)
+        self._spliced = _grown(self._spliced, num_bytes)
+        return self._spliced
+
+    def room(self, num_bytes: int) -> memoryview:
+        """`num_bytes` of memory for a file."""
+        if num_bytes > _MOST_KEPT:
+            return memoryview(bytearray(num_bytes))
         if num_bytes > len(self._file):
             self._file = bytearray(num_bytes + num_bytes // 4)
         return memoryview(self._file)[:num_bytes]
@@ -68,9 +79,12 @@ class Arena:
         Raises:
             OSError: It cannot be read.
         """
-        return _read(path, self._room_for_file)
+        return _read(path, self.room)
 
-    def _room_for_file(self, num_bytes: int) -> memoryview:
+    def room(self, num_bytes: int) -> memoryview:
+        """`num_bytes` of memory for one more file."""
+        if num_bytes > _MOST_KEPT:
+            return memoryview(bytearray(num_bytes))
         if self._used + num_bytes > len(self._memory):  # files read before keep the old memory alive
             self._memory = memoryview(bytearray(2 * (self._used + num_bytes)))
             self._used = 0
@@ -82,7 +96,7 @@ def _read(path: str | bytes, room_for: Callable[[int], memoryview]) -> memoryvie
     file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
         num_bytes = os.fstat(file).st_size
-        return _filled(memoryview(bytearray(num_bytes)) if num_bytes > _MOST_KEPT else room_for(num_bytes), file)
+        return _filled(room_for(num_bytes), file)
     finally:
         os.close(file)
 

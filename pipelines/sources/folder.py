@@ -116,7 +116,7 @@ class FolderSource:
             num_bytes_N=self.num_bytes_N[ids],
             jpeg_orientation_N=self.jpeg_orientation_N[ids],
             edits_N=self.edits_N[ids],
-            whole_N=_shared(self.whole_N[ids]),
+            whole_N=shared_marks(self.whole_N[ids]),
             bad={sample_id: self.bad[int(ids[sample_id])] for sample_id in bad},
             weights_N=None if self.weights_N is None else self.weights_N[ids],
             known_fingerprint="",
@@ -173,14 +173,14 @@ def source_of_index(index: Index, split: Path) -> FolderSource:
         num_bytes_N=index.num_bytes_N,
         jpeg_orientation_N=index.jpeg_orientation_N,
         edits_N=index.edits_N,
-        whole_N=_shared(index.checked_N == WHOLE),
+        whole_N=shared_marks(index.checked_N == WHOLE),
         is_grey=bool(index.grey_N.all()),
         bad=index.bad,
         known_fingerprint=index.fingerprint,
     )
 
 
-def _shared(marks_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def shared_marks(marks_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """A copy in memory that processes forked later share with this one: else each would decode all images whole."""
     memory = mmap.mmap(-1, max(len(marks_N), 1))
     shared_N = np.frombuffer(memory, dtype=np.bool_, count=len(marks_N))

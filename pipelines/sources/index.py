@@ -2,29 +2,24 @@
 
 scan -> Index -> save_index -> CACHE/<hash of the split's path>.index -> load_index -> Index (arrays mapped, not read)
 
-The file is a row of standard .npy blocks: JSON in uint8, one block per array, and at last the CRC-32 of all before it.
-A process holds no copy of the arrays; all processes of a machine share the pages they touch. A file is never changed,
-only replaced by a new one, so whoever has mapped it keeps what was mapped. That does not hold across machines that
-share a cache over NFS: replacing it there (changed data, --data.rescan) can end a running job on another machine, so
-give each its own by EXACTVISION_CACHE.
+The file is that of pipelines/sources/blocks.py: mapped, never changed, only replaced by a new one. Across machines that
+share a cache over NFS, replacing it (changed data, --data.rescan) can end a running job on another machine, so give
+each its own by EXACTVISION_CACHE.
 
 Legend of shape letters: N files.
 """
 
 import dataclasses
-import filecmp
 import hashlib
-import io
-import json
 import os
-import secrets
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from pipelines.sources.blocks import load_blocks, save_blocks
 
 _VERSION = 1
 _ARRAYS = (  # in the order of the blocks: the wide ones first, so that each starts at a multiple of its item's size
@@ -39,9 +34,6 @@ _ARRAYS = (  # in the order of the blocks: the wide ones first, so that each sta
     "checked_N",
 )
 _ARRAYS_READ = ("sizes_N2", "edits_N", "jpeg_orientation_N", "grey_N", "checked_N")  # known only from the files
-_NUM_BYTES_CRC = 128 + 4  # the last block: the header of an .npy and one uint32
-_ALIGNMENT = 64  # bytes
-_READ_AT_ONCE = 2**20  # bytes
 
 # Index.checked_N: how much of a file has been read
 UNREAD, HEADER, WHOLE = 0, 1, 2
@@ -161,18 +153,17 @@ def save_index(index: Index, path: Path, *, split: Path) -> None:
     Raises:
         OSError: The folder of `path` cannot be made or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(unfinished, "xb") as file:
-            _write_blocks(file, index, split)
-            file.flush()
-            os.fsync(file.fileno())
-        # a file that is the same stays: others, perhaps on other machines, have it mapped
-        if not (path.exists() and filecmp.cmp(unfinished, path, shallow=False)):
-            os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    meta = {
+        "version": _VERSION,
+        "split": os.path.realpath(split),
+        "class_names": index.class_names,
+        "folders": index.folders,
+        "num_ignored": index.num_ignored,
+        "ignored": index.ignored,
+        "bad": dict(sorted(index.bad.items())),
+        "fingerprint": index.fingerprint,
+    }
+    save_blocks(path, meta=meta, arrays=[getattr(index, name) for name in _ARRAYS])
 
 
 def load_index(path: Path, *, split: Path) -> Index | None:
@@ -181,13 +172,10 @@ def load_index(path: Path, *, split: Path) -> Index | None:
     Whether the split has changed since is not looked at.
     """
     try:
-        with open(path, "rb") as file:
-            if not _is_whole(file):
-                return None
-            meta = json.loads(_map_block(file).tobytes())
-            if (meta["version"], meta["split"]) != (_VERSION, os.path.realpath(split)):
-                return None
-            arrays = {name: _map_block(file) for name in _ARRAYS}
+        meta, mapped = load_blocks(path)
+        if (meta["version"], meta["split"]) != (_VERSION, os.path.realpath(split)):
+            return None
+        arrays: dict[str, Any] = dict(zip(_ARRAYS, mapped, strict=True))
         return Index(
             class_names=tuple(meta["class_names"]),
             folders=tuple(Folder(*folder) for folder in meta["folders"]),
@@ -212,55 +200,3 @@ def _find(names_N: npt.NDArray[np.bytes_], *, among_M: npt.NDArray[np.bytes_]) -
     places_N = np.searchsorted(among_M, names_N, sorter=order_M)
     places_N = order_M[np.minimum(places_N, len(among_M) - 1)]
     return np.where(among_M[places_N] == names_N, places_N, -1)
-
-
-def _write_blocks(file: BinaryIO, index: Index, split: Path) -> None:
-    meta = {
-        "version": _VERSION,
-        "split": os.path.realpath(split),
-        "class_names": index.class_names,
-        "folders": index.folders,
-        "num_ignored": index.num_ignored,
-        "ignored": index.ignored,
-        "bad": dict(sorted(index.bad.items())),
-        "fingerprint": index.fingerprint,
-    }
-    text = json.dumps(meta).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    crc = _write_block(file, np.frombuffer(text, dtype=np.uint8), 0)
-    for name in _ARRAYS:
-        crc = _write_block(file, getattr(index, name), crc)
-    _write_block(file, np.array(crc, dtype=np.uint32), 0)
-
-
-def _write_block(file: BinaryIO, array: npt.NDArray[Any], crc: int) -> int:
-    """Writes an .npy, and gives the CRC-32 of everything so far."""
-    header, array = io.BytesIO(), np.ascontiguousarray(array)
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    for part in (header.getvalue(), array.reshape(-1).view(np.uint8).data):
-        file.write(part)
-        crc = zlib.crc32(part, crc)
-    return crc
-
-
-def _is_whole(file: BinaryIO) -> bool:
-    """Whether the CRC-32 at the end is that of what lies before; 0.05 s for 1,280,000 files."""
-    left, crc = os.fstat(file.fileno()).st_size - _NUM_BYTES_CRC, 0
-    while left > 0:
-        part = file.read(min(left, _READ_AT_ONCE))
-        if not part:
-            return False
-        left, crc = left - len(part), zlib.crc32(part, crc)
-    last = file.read()
-    file.seek(0)
-    return left == 0 and len(last) == _NUM_BYTES_CRC and last[-4:] == np.uint32(crc).tobytes()
-
-
-def _map_block(file: BinaryIO) -> npt.NDArray[Any]:
-    """The block that starts here, mapped from this very file, whatever now lies at its path; then goes on behind it."""
-    np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    start = file.tell()
-    mapped = np.memmap(file, dtype=dtype, mode="r", offset=start, shape=shape)
-    file.seek(start + mapped.nbytes)
-    return mapped.view(np.ndarray)  # the same memory without the class, which makes every access slower

@@ -1,0 +1,341 @@
+"""Packed data sets (`python -m tools.pack`): samples in a few large tar files, found by an index.
+
+ROOT/dataset.json (classes, splits, shards), ROOT/SPLIT.index (pipelines/sources/packed_index.py), ROOT/SPLIT-*.tar
+
+sample id -> shard, place -> pread -> JPEG: only the restart segments under the window (pipelines/jpeg_segments.py),
+                                            or the window by pipelines/jpeg_window.py, or all of it
+                                   -> pixels (.npy): only the rows of the window
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+from pipelines.decode import decode_image, decode_jpeg
+from pipelines.jpeg_segments import Cut, Segments, plan_cut, splice
+from pipelines.jpeg_window import Window
+from pipelines.scratch import Arena, Scratch
+from pipelines.source import Source, cut
+from pipelines.sources.folder import explain, shared_marks
+from pipelines.sources.packed_index import RAW, PackedIndex, fingerprint_packed, load_packed_index
+from pipelines.sources.shards import Shards
+
+DATASET_FILE = "dataset.json"
+FORMAT, VERSION = "exactvision packed data set", 1
+NPY_HEADER_BYTES = 128  # of every .npy of three dimensions below 10^19
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedSource:
+    """Samples of one split of a packed data set.
+
+    index: what is known of all samples of the split. ids_M: int64 (M,), which of them these are, in order.
+    checked_M: bool (M,), samples whose bytes were once held against their CRC-32; reading marks more of them, also in
+        worker processes that are forked later.
+    """
+
+    shards: Shards
+    class_names: tuple[str, ...]
+    index: PackedIndex
+    ids_M: npt.NDArray[np.int64]
+    labels_N: npt.NDArray[np.int64]
+    sizes_N2: npt.NDArray[np.int32]
+    checked_M: npt.NDArray[np.bool_]
+    is_grey: bool
+    is_whole_split: bool
+    weights_N: npt.NDArray[np.float64] | None
+    bad: Mapping[int, str] = field(default_factory=dict)  # none: what was bad was not packed
+
+    def describe(self, sample_id: int) -> str:
+        """The shard, where the sample lies there, and what it was called before."""
+        row = int(self.ids_M[sample_id])
+        name = os.fsdecode(bytes(self.index.names_N[row]))
+        return f"{self.shards.paths[self.index.shards_N[row]]} at byte {self.index.offsets_N[row]} ({name})"
+
+    def read_image(
+        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, window: Window | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """The pixels, uint8 (H, W, C), of the window, or of the whole image, which has the size in `sizes_N2`.
+
+        The bytes of each sample are checked once; after that no more is read and decoded than the window needs.
+
+        Raises:
+            ValueError: The shard is gone, or what lies in it is not what was packed; the message gives the reason.
+        """
+        try:
+            return self._read(sample_id, channels, scratch or Scratch(), window)
+        except ValueError:
+            raise
+        except Exception as error:  # whatever broken bytes bring about, memory that does not suffice among it
+            raise ValueError(explain(error)) from error
+
+    def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> memoryview | None:
+        """The encoded bytes of a sample stored as an upright grey or RGB JPEG; None of every other.
+
+        Raises:
+            ValueError: As `read_image`.
+        """
+        row = int(self.ids_M[sample_id])
+        if self.index.kinds_N[row] != 1:
+            return None
+        try:
+            return self._read_bytes(sample_id, row, scratch or Scratch())
+        except OSError as error:
+            raise ValueError(explain(error)) from error
+
+    def read_bytes(self, sample_id: int) -> bytes:
+        """The stored bytes of a sample.
+
+        Raises:
+            ValueError: As `read_image`.
+        """
+        try:
+            return bytes(self._read_bytes(sample_id, int(self.ids_M[sample_id]), Scratch()))
+        except OSError as error:
+            raise ValueError(explain(error)) from error
+
+    def expect(self, ids: Iterable[int]) -> None:
+        """Has the system fetch samples that will soon be read."""
+        index = self.index
+        for row in self.ids_M[np.asarray(ids)].tolist():
+            try:
+                self.shards.expect(
+                    int(index.shards_N[row]), start=int(index.offsets_N[row]), num_bytes=int(index.num_bytes_N[row])
+                )
+            except OSError:
+                return  # whoever reads it finds out, and says so
+
+    def take(self, ids: npt.NDArray[np.int64]) -> "PackedSource":
+        """The samples `ids`, numbered from 0."""
+        return PackedSource(
+            shards=self.shards,
+            class_names=self.class_names,
+            index=self.index,
+            ids_M=self.ids_M[ids],
+            labels_N=self.labels_N[ids],
+            sizes_N2=self.sizes_N2[ids],
+            checked_M=shared_marks(self.checked_M[ids]),
+            is_grey=self.is_grey,
+            is_whole_split=False,
+            weights_N=None if self.weights_N is None else self.weights_N[ids],
+        )
+
+    def fingerprint(self) -> str:
+        """A hash of class names, labels, sizes and checksums; no shard is read."""
+        if self.is_whole_split:
+            return self.index.fingerprint
+        crcs_M = self.index.crcs_N[self.ids_M]
+        return fingerprint_packed(self.class_names, self.labels_N, self.sizes_N2, crcs_M, self.weights_N)
+
+    def _read(self, sample_id: int, channels: int, scratch: Scratch, window: Window | None) -> npt.NDArray[np.uint8]:
+        row = int(self.ids_M[sample_id])
+        kind = int(self.index.kinds_N[row])
+        height, width = self.index.sizes_N2[row].tolist()
+        if window is not None and self.checked_M[sample_id]:
+            if kind == RAW:
+                return self._read_rows(row, channels, scratch, window)
+            if kind == 1:
+                part = self._read_part(row, channels, scratch, window, height, width)
+                if part is not None:
+                    return part
+        encoded = self._read_bytes(sample_id, row, scratch)
+        if kind == RAW:
+            pixels = self._with_channels(_pixels_of(encoded, height, width), channels)
+        elif kind == 0:
+            pixels = decode_image(bytes(encoded), channels=channels)
+        else:
+            pixels = decode_jpeg(encoded, channels=channels, orientation=kind, scratch=scratch)
+        return pixels if window is None else cut(pixels, window)
+
+    def _read_rows(self, row: int, channels: int, scratch: Scratch, window: Window) -> npt.NDArray[np.uint8]:
+        """The rows of a window of stored pixels, cut to it."""
+        top, left, height, width = window
+        line = self.index.sizes_N2[row, 1] * (1 if self.index.grey_N[row] else 3)
+        room = scratch.room(int(height * line))
+        start = int(self.index.offsets_N[row]) + NPY_HEADER_BYTES + int(top * line)
+        self.shards.read(int(self.index.shards_N[row]), start=start, room=room)
+        pixels = np.frombuffer(room, dtype=np.uint8).reshape(height, self.index.sizes_N2[row, 1], -1)
+        return self._with_channels(pixels[:, left : left + width], channels)
+
+    def _read_part(
+        self, row: int, channels: int, scratch: Scratch, window: Window, height: int, width: int
+    ) -> npt.NDArray[np.uint8] | None:
+        """A window of an upright JPEG that was checked before; None where all of it must be decoded."""
+        segments = self.index.segments(row)
+        if segments is None or (channels == 1 and not self.index.grey_N[row]):
+            encoded = self._read_bytes(None, row, scratch)
+            return scratch.jpeg_windows.decode(encoded, window, height=height, width=width, channels=channels)
+        planned = plan_cut(segments, window, height=height, width=width)
+        if planned is None:
+            return None
+        spliced = self._read_segments(row, segments, planned, scratch)
+        buffer = scratch.pixels(planned.height * planned.width * channels)
+        colours = "GRAY" if channels == 1 else "RGB"
+        pixels = simplejpeg.decode_jpeg(spliced, colorspace=colours, buffer=buffer, strict=True)
+        top, left, window_height, window_width = window
+        return cut(pixels, (top - planned.top, left - planned.left, window_height, window_width))
+
+    def _read_segments(self, row: int, segments: Segments, planned: Cut, scratch: Scratch) -> memoryview:
+        """The small JPEG around a window; no more than its header and its rows are read."""
+        num_bytes, shard, start = (
+            int(values[row]) for values in (self.index.num_bytes_N, self.index.shards_N, self.index.offsets_N)
+        )
+        room = scratch.room(num_bytes)
+        self.shards.read(shard, start=start, room=room[: segments.scan])
+        self.shards.read(shard, start=start + planned.start, room=room[planned.start : planned.stop])
+        return splice(room, segments, planned, room=scratch.spliced(num_bytes))
+
+    def _read_bytes(self, sample_id: int | None, row: int, scratch: Scratch | Arena) -> memoryview:
+        """The stored bytes of a sample, held against their CRC-32 if they never were."""
+        room = scratch.room(int(self.index.num_bytes_N[row]))
+        self.shards.read(int(self.index.shards_N[row]), start=int(self.index.offsets_N[row]), room=room)
+        if sample_id is not None and not self.checked_M[sample_id]:
+            if zlib.crc32(room) != self.index.crcs_N[row]:
+                raise ValueError(
+                    "its bytes are not those that were packed; python -m tools.pack --verify finds all such"
+                )
+            self.checked_M[sample_id] = True
+        return room
+
+    def _with_channels(self, pixels: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
+        if pixels.shape[2] == channels:
+            return pixels
+        if channels == 3:
+            return np.repeat(pixels, 3, axis=2)
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
+
+
+def _pixels_of(encoded: memoryview, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """The pixels of an .npy."""
+    return np.frombuffer(encoded[NPY_HEADER_BYTES:], dtype=np.uint8).reshape(height, width, -1)
+
+
+class ShardFacts(NamedTuple):
+    """A shard as it was packed: its file name, size and checksum."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+class PackedSet(NamedTuple):
+    """What dataset.json says: class names, the shards of each split, and how it was packed."""
+
+    class_names: tuple[str, ...]
+    splits: dict[str, tuple[ShardFacts, ...]]
+    settings: dict[str, Any]
+
+
+def open_packed(root: str) -> dict[str, Source]:
+    """The splits of a packed data set.
+
+    Raises:
+        FileNotFoundError: There is none at `root`.
+        ValueError: It is of another version, or a shard or an index is missing or has another size.
+    """
+    dataset = load_dataset(Path(root))
+    sources: dict[str, Source] = {}
+    for split, shards in dataset.splits.items():
+        for shard in shards:
+            _check_size(Path(root) / shard.name, shard.num_bytes)
+        sources[split] = open_split(Path(root), split, dataset)
+    return sources
+
+
+def load_dataset(root: Path) -> PackedSet:
+    """What ROOT/dataset.json says.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is no such file, of another version, or names a file that would lie elsewhere.
+    """
+    path = root / DATASET_FILE
+    try:
+        said = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(_missing(root)) from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); copy it again, or pack again.") from error
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise ValueError(f"{path} is not that of a packed data set; give the folder that tools.pack made.")
+    if said.get("version") != VERSION:
+        raise ValueError(f"{path} is of version {said.get('version')}, and this program reads {VERSION}; pack again.")
+    splits = {split: tuple(ShardFacts(**shard) for shard in shards) for split, shards in said["splits"].items()}
+    for name in [*splits, *(shard.name for shards in splits.values() for shard in shards)]:
+        if name != os.path.basename(name) or name in ("", ".", ".."):
+            raise ValueError(f"{path} names {name!r}, which is not a plain file name; nothing outside {root} is read.")
+    return PackedSet(tuple(said["class_names"]), splits, said["settings"])
+
+
+def write_dataset(dataset: PackedSet, root: Path) -> None:
+    """Writes ROOT/dataset.json whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    splits = {split: [shard._asdict() for shard in shards] for split, shards in dataset.splits.items()}
+    said = {
+        "format": FORMAT,
+        "version": VERSION,
+        "class_names": dataset.class_names,
+        "settings": dataset.settings,
+        "splits": splits,
+    }
+    unfinished = root / f"{DATASET_FILE}.tmp"
+    with open(unfinished, "w") as file:
+        json.dump(said, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, root / DATASET_FILE)
+
+
+def _missing(root: Path) -> str:
+    if not root.is_dir():
+        return f"data.root={root} is not a folder (looked from {Path.cwd()}); give the one that tools.pack made."
+    return (
+        f"data.root={root} has no {DATASET_FILE}, so it is no packed data set; make one by python -m tools.pack "
+        f"SOURCE DEST (or is {root} an image folder? then use --data.dataset folder)."
+    )
+
+
+def _check_size(path: Path, num_bytes: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise ValueError(f"{path}: {explain(error)}; copy it again from where the data set was packed.") from error
+    if found != num_bytes:
+        raise ValueError(f"{path} has {found:,} bytes, but {num_bytes:,} were packed; copy it again.")
+
+
+def open_split(root: Path, split: str, dataset: PackedSet) -> PackedSource:
+    """One split; its shards are not looked at.
+
+    Raises:
+        ValueError: Its index cannot be read.
+    """
+    path = root / f"{split}.index"
+    try:
+        index = load_packed_index(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: {explain(error)}; copy it again, or pack again.") from error
+    return PackedSource(
+        shards=Shards([str(root / shard.name) for shard in dataset.splits[split]]),
+        class_names=dataset.class_names,
+        index=index,
+        ids_M=np.arange(len(index.labels_N)),
+        labels_N=index.labels_N,
+        sizes_N2=index.sizes_N2,
+        checked_M=shared_marks(np.zeros(len(index.labels_N), dtype=np.bool_)),
+        is_grey=bool(index.grey_N.all()),
+        is_whole_split=True,
+        weights_N=index.weights_N if len(index.weights_N) else None,
+    )

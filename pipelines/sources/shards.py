@@ -1,0 +1,72 @@
+"""Shard files, read at any place by any thread: opened once, told beforehand what will be read.
+
+(shard, start, number of bytes) -> pread, the GIL free -> memory of the caller
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+
+class Shards:
+    """Files that are opened when they are first read; sent to another process, they are opened there anew.
+
+    Args:
+        paths: The files, by number.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = tuple(paths)
+        self._open_nothing()
+
+    def read(self, shard: int, *, start: int, room: memoryview) -> None:
+        """Fills `room` with the bytes from `start` on.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It ends before that.
+        """
+        file, filled = self._file(shard), 0
+        while filled < len(room):
+            count = os.preadv(file, [room[filled:]], start + filled)
+            if count == 0:
+                raise ValueError(f"{self.paths[shard]} ends before byte {start + len(room)}: it has been cut short")
+            filled += count
+
+    def expect(self, shard: int, *, start: int, num_bytes: int) -> None:
+        """Has the system fetch a part that will soon be read, where it can be asked to."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file(shard), start, num_bytes, os.POSIX_FADV_WILLNEED)
+
+    def __getstate__(self) -> tuple[str, ...]:
+        return self.paths
+
+    def __setstate__(self, paths: tuple[str, ...]) -> None:
+        self.paths = paths
+        self._open_nothing()
+
+    def _open_nothing(self) -> None:
+        self._files: list[int | None] = [None] * len(self.paths)
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._files)
+
+    def _file(self, shard: int) -> int:
+        file = self._files[shard]
+        if file is not None:
+            return file
+        with self._lock:
+            file = self._files[shard]
+            if file is None:
+                file = os.open(self.paths[shard], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                if hasattr(os, "posix_fadvise"):  # the order is random: what lies behind a sample is not read next
+                    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+                self._files[shard] = file
+        return file
+
+
+def _close(files: list[Any]) -> None:
+    for file in files:
+        if file is not None:
+            os.close(file)
