@@ -15,15 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.execution import Operate
 from pipelines.jpeg_window import Window
-from pipelines.kernels import shift_and_flip_image
+from pipelines.kernels import flip_image, shift_and_flip_image
 from pipelines.plan import Plan
 from pipelines.scratch import Scratch
 from pipelines.source import Source, cut
+
+_RESIZES = {
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+}
 
 
 class ChunkWork:
@@ -77,26 +81,40 @@ class ChunkWork:
                 continue
             for row, (top, left, height, width, down, right, *flips) in zip(rows, orders, strict=True):
                 image = cut(pixels, (top - around[0], left - around[1], height, width))
-                image = self._fitted(image, plan=plan, row=row, scratch=scratch)
-                shift_and_flip_image(image, down, right, bool(flips[0]), bool(flips[1]), out_NHWC[row])
+                out_SSC = out_NHWC[row]
+                if down or right:
+                    fitted_SSC = scratch.fitted(out_SSC.size)[: out_SSC.size].reshape(out_SSC.shape)
+                    self._fit(image, fitted_SSC, plan=plan, row=row, scratch=scratch)
+                    shift_and_flip_image(fitted_SSC, down, right, bool(flips[0]), bool(flips[1]), out_SSC)
+                else:
+                    self._fit(image, out_SSC, plan=plan, row=row, scratch=scratch)
+                    flip_image(out_SSC, bool(flips[0]), bool(flips[1]))
                 if self._operate is not None:
-                    self._operate(out_NHWC[row], plan=plan, row=row)
+                    self._operate(out_SSC, plan=plan, row=row)
         return bad
 
-    def _fitted(self, image: npt.NDArray[np.uint8], *, plan: Plan, row: int, scratch: Scratch) -> npt.NDArray[np.uint8]:
-        """A window, uint8 (H, W, C), as it lies in the output, uint8 (S, S, C)."""
-        size_px, letterbox = plan.size_px, plan.letterbox
-        top, left, height, width = (0, 0, size_px, size_px) if letterbox is None else letterbox.boxes_N4[row].tolist()
-        if image.shape[:2] != (height, width):
-            image = _resize(image, height_px=height, width_px=width, interpolation=self._interpolation, scratch=scratch)
-        if letterbox is None or (height, width) == (size_px, size_px):
-            return image
-        num_values = size_px * size_px * self._channels
-        boxed = scratch.window(num_values)[:num_values].reshape(size_px, size_px, self._channels)
-        # row by row: pixel by pixel it takes 160 us instead of 6 (224 x 224 x 3, Intel Xeon, numpy 2.4.6, 2026-11-26)
-        boxed.reshape(size_px, -1)[...] = np.tile(np.array(letterbox.border, dtype=np.uint8), size_px)
-        boxed[top : top + height, left : left + width] = image
-        return boxed
+    def _fit(
+        self,
+        image: npt.NDArray[np.uint8],
+        out_SSC: npt.NDArray[np.uint8],
+        *,
+        plan: Plan,
+        row: int,
+        scratch: Scratch,
+    ) -> None:
+        """Writes a window, uint8 (H, W, C), into `out_SSC` as the plan fits it there."""
+        if plan.letterbox is not None:
+            top, left, height, width = plan.letterbox.boxes_N4[row].tolist()
+            if (height, width) != out_SSC.shape[:2]:
+                # row by row: pixel by pixel it takes 160 us instead of 6 (224 x 224 x 3, Intel Xeon, numpy 2.4.6,
+                # 2026-11-26)
+                border = np.array(plan.letterbox.border, dtype=np.uint8)
+                out_SSC.reshape(len(out_SSC), -1)[...] = np.tile(border, len(out_SSC))
+                out_SSC = out_SSC[top : top + height, left : left + width]
+        if image.shape == out_SSC.shape:
+            out_SSC[...] = image
+        else:
+            _resize(image, out_SSC, interpolation=self._interpolation, scratch=scratch)
 
     def _scratch(self) -> Scratch:
         if not hasattr(self._local, "scratch"):
@@ -116,14 +134,15 @@ def _around(windows: list[list[int]]) -> Window:
     return top, left, bottom - top, right - left
 
 
-def _resize(
-    image: npt.NDArray[np.uint8], *, height_px: int, width_px: int, interpolation: str, scratch: Scratch
-) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, C), antialiased, made from another. torch's fast path takes whole channels_last images only."""
-    if not image.flags.carray:
+def _resize(image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], *, interpolation: str, scratch: Scratch) -> None:
+    """Writes an image, uint8 (H, W, C), into another, antialiased.
+
+    It calls what `torch.nn.functional.interpolate` comes down to, which cannot be told where to write: 190 us instead
+    of 220 for what becomes of a window of 300 x 250 (Intel Xeon, torch 2.14.1, 2026-11-26).
+    """
+    if not image.flags.carray:  # torch's fast path takes whole channels_last images only
         window = scratch.window(image.size)[: image.size].reshape(image.shape)
         window[...] = image
         image = window
-    image_1CHW = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
-    resized = F.interpolate(image_1CHW, size=(height_px, width_px), mode=interpolation, antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+    from_1CHW, to_1CHW = (torch.from_numpy(each)[None].permute(0, 3, 1, 2) for each in (image, out))
+    _RESIZES[interpolation](from_1CHW, out.shape[:2], False, None, None, out=to_1CHW)

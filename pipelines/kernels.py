@@ -51,6 +51,13 @@ def shift_and_flip_image(
     _shift_and_flip(np.ascontiguousarray(image_SSC), down, right, flip, vertical_flip, out_SSC)
 
 
+def flip_image(image_SSC: _Pixels, flip: bool, vertical_flip: bool) -> None:
+    """Flips an image in place, left-right, up-down, both or not at all."""
+    assert image_SSC.flags.c_contiguous
+    if flip or vertical_flip:
+        _flip(image_SSC, flip, vertical_flip)
+
+
 @compiled
 def normalise_rows(
     values_RP: _Pixels,
@@ -92,6 +99,19 @@ def _shift_and_flip(image: _Pixels, down: int, right: int, flip: bool, vertical_
             start, to = from_row + _reflect(x + right, size), to_row + (size - 1 - x if flip else x)
             for c in range(channels):
                 target[np.uint64(to * channels + c)] = source[np.uint64(start * channels + c)]
+
+
+@compiled
+def _flip(image: _Pixels, flip: bool, vertical_flip: bool) -> None:
+    height, width, channels = image.shape
+    values, kept = image.reshape(-1), np.empty(2 * width * channels, dtype=np.uint8)
+    for y in range(height if not vertical_flip else (height + 1) // 2):
+        other = height - 1 - y if vertical_flip else y
+        _copy(values, y * width, kept, 0, width, channels, flip)
+        if other != y:
+            _copy(values, other * width, kept, width, width, channels, flip)
+            _copy(kept, width, values, y * width, width, channels, False)
+        _copy(kept, 0, values, other * width, width, channels, False)
 
 
 @compiled

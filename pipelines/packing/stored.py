@@ -23,7 +23,7 @@ from pipelines.sources.packed_index import RAW
 Mode = Literal["keep", "jpeg", "raw"]
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
-_SEGMENT_PX = 64  # what a restart segment covers, about: shorter ones cost bytes, longer ones save less decoding
+_SEGMENT_PX = 40  # what a restart segment covers, about: shorter ones cost bytes, longer ones save less decoding
 _LEAST_SEGMENTED_PX = 128  # on both sides; of a smaller image the window is mostly decoded whole
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}  # else the format's name
 
@@ -99,7 +99,7 @@ def describe_encoded(content: bytes) -> Stored:
 
 
 def restart_interval(width_px: int, *, mcu_width_px: int) -> int:
-    """MCUs between restart markers: the divisor of a row's that comes nearest 64 pixels."""
+    """MCUs between restart markers: the divisor of a row's that comes nearest 40 pixels."""
     per_row = -(-width_px // mcu_width_px)
     divisors = [count for count in range(1, per_row + 1) if per_row % count == 0]
     return min(divisors, key=lambda count: abs(count * mcu_width_px - _SEGMENT_PX))
