@@ -113,8 +113,13 @@ class ChunkWork:
                 out_SSC = out_SSC[top : top + height, left : left + width]
         if image.shape == out_SSC.shape:
             out_SSC[...] = image
-        else:
-            _resize(image, out_SSC, interpolation=self._interpolation, scratch=scratch)
+            return
+        resized = out_SSC
+        if not out_SSC.flags.c_contiguous:  # a box within the letterbox
+            resized = scratch.boxed(out_SSC.size)[: out_SSC.size].reshape(out_SSC.shape)
+        _resize(image, resized, interpolation=self._interpolation, scratch=scratch)
+        if resized is not out_SSC:
+            out_SSC[...] = resized
 
     def _scratch(self) -> Scratch:
         if not hasattr(self._local, "scratch"):
@@ -135,11 +140,12 @@ def _around(windows: list[list[int]]) -> Window:
 
 
 def _resize(image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], *, interpolation: str, scratch: Scratch) -> None:
-    """Writes an image, uint8 (H, W, C), into another, antialiased.
+    """Writes an image, uint8 (H, W, C), into another, contiguous one, antialiased.
 
     It calls what `torch.nn.functional.interpolate` comes down to, which cannot be told where to write: 190 us instead
     of 220 for what becomes of a window of 300 x 250 (Intel Xeon, torch 2.14.1, 2026-11-26).
     """
+    assert out.flags.c_contiguous  # torch does not look
     if not image.flags.carray:  # torch's fast path takes whole channels_last images only
         window = scratch.window(image.size)[: image.size].reshape(image.shape)
         window[...] = image
