@@ -10,7 +10,7 @@ width of the result, C channels; 2 and 8 the numbers that the code names.
 """
 
 from threading import local
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +38,24 @@ class ChunkWork:
         channels: 1 or 3.
         interpolation: bilinear or bicubic.
         operate: Does the plan's operations; None leaves them to others.
+        decode: exact = at the stored size; scaled = JPEGs whose window is at least twice the result, at a half, a
+            quarter or an eighth of it (of plans with one view).
     """
 
-    def __init__(self, source: Source, *, channels: int, interpolation: str, operate: Operate | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        channels: int,
+        interpolation: str,
+        operate: Operate | None,
+        decode: Literal["exact", "scaled"] = "exact",
+    ) -> None:
         self._source = source
         self._channels = channels
         self._interpolation = interpolation
         self._operate = operate
+        self._decode = decode
         self._local = local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,13 +85,16 @@ class ChunkWork:
             plan.ids_N[rows_MV[:, 0]].tolist(), rows_MV.tolist(), orders_MV8.tolist(), strict=True
         ):
             around = _around(orders)
+            least_px = self._least_px(plan, rows)
             try:
-                pixels = self._source.read_image(sample_id, channels=self._channels, scratch=scratch, window=around)
+                pixels = self._source.read_image(
+                    sample_id, channels=self._channels, scratch=scratch, window=around, least_px=least_px
+                )
             except ValueError as error:
                 bad |= dict.fromkeys(rows, str(error))
                 continue
             for row, (top, left, height, width, down, right, *flips) in zip(rows, orders, strict=True):
-                image = cut(pixels, (top - around[0], left - around[1], height, width))
+                image = pixels if least_px else cut(pixels, (top - around[0], left - around[1], height, width))
                 out_SSC = out_NHWC[row]
                 if down or right:
                     fitted_SSC = scratch.fitted(out_SSC.size)[: out_SSC.size].reshape(out_SSC.shape)
@@ -92,6 +106,15 @@ class ChunkWork:
                 if self._operate is not None:
                     self._operate(out_SSC, plan=plan, row=row)
         return bad
+
+    def _least_px(self, plan: Plan, rows: list[int]) -> tuple[int, int] | None:
+        """The height and width below which the window of a sample must not be decoded; None = at its stored size."""
+        if self._decode == "exact" or len(rows) > 1:
+            return None
+        if plan.letterbox is None:
+            return plan.size_px, plan.size_px
+        _, _, height, width = plan.letterbox.boxes_N4[rows[0]].tolist()
+        return height, width
 
     def _fit(
         self,
