@@ -167,7 +167,7 @@ class LoaderConfig:
         prefetch_batches: Batches that threads and dali prepare ahead; with workers processes, each of them.
         decode: exact = images at their stored size; scaled = of threads, JPEGs of train whose window is at least twice
             the result at a half, a quarter or an eighth of it: several times as fast for photographs of many
-            megapixels, pixels a little different, windows rounded outward by less than 8 pixels.
+            megapixels, their pixels different by about 1.3 of 255 on average.
         resident_max_gib: Largest data set, decoded, that auto holds on the device, in GiB.
         eval_batch_size_per_rank: Images per batch and rank in evaluation.
     """

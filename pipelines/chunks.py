@@ -15,14 +15,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
+from pipelines.decode import scale_of, scaled_window
 from pipelines.execution import Operate
 from pipelines.jpeg_window import Window
 from pipelines.kernels import flip_image, shift_and_flip_image
 from pipelines.plan import Plan
 from pipelines.scratch import Scratch
 from pipelines.source import Source, cut
+
+_Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 _RESIZES = {
     "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
@@ -94,14 +98,17 @@ class ChunkWork:
                 bad |= dict.fromkeys(rows, str(error))
                 continue
             for row, (top, left, height, width, down, right, *flips) in zip(rows, orders, strict=True):
-                image = pixels if least_px else cut(pixels, (top - around[0], left - around[1], height, width))
+                if pixels.shape[:2] == around[2:]:
+                    image, box = cut(pixels, (top - around[0], left - around[1], height, width)), None
+                else:
+                    image, box = pixels, _box_within(around, scale_of(around, least_px))
                 out_SSC = out_NHWC[row]
                 if down or right:
                     fitted_SSC = scratch.fitted(out_SSC.size)[: out_SSC.size].reshape(out_SSC.shape)
-                    self._fit(image, fitted_SSC, plan=plan, row=row, scratch=scratch)
+                    self._fit(image, box, fitted_SSC, plan=plan, row=row, scratch=scratch)
                     shift_and_flip_image(fitted_SSC, down, right, bool(flips[0]), bool(flips[1]), out_SSC)
                 else:
-                    self._fit(image, out_SSC, plan=plan, row=row, scratch=scratch)
+                    self._fit(image, box, out_SSC, plan=plan, row=row, scratch=scratch)
                     flip_image(out_SSC, bool(flips[0]), bool(flips[1]))
                 if self._operate is not None:
                     self._operate(out_SSC, plan=plan, row=row)
@@ -119,13 +126,14 @@ class ChunkWork:
     def _fit(
         self,
         image: npt.NDArray[np.uint8],
+        box: _Box | None,
         out_SSC: npt.NDArray[np.uint8],
         *,
         plan: Plan,
         row: int,
         scratch: Scratch,
     ) -> None:
-        """Writes a window, uint8 (H, W, C), into `out_SSC` as the plan fits it there."""
+        """Writes a window, uint8 (H, W, C), or the box in it, into `out_SSC` as the plan fits it there."""
         if plan.letterbox is not None:
             top, left, height, width = plan.letterbox.boxes_N4[row].tolist()
             if (height, width) != out_SSC.shape[:2]:
@@ -134,6 +142,9 @@ class ChunkWork:
                 border = np.array(plan.letterbox.border, dtype=np.uint8)
                 out_SSC.reshape(len(out_SSC), -1)[...] = np.tile(border, len(out_SSC))
                 out_SSC = out_SSC[top : top + height, left : left + width]
+        if box is not None:
+            out_SSC[...] = _resize_box(image, box, out_SSC.shape, interpolation=self._interpolation)
+            return
         if image.shape == out_SSC.shape:
             out_SSC[...] = image
             return
@@ -160,6 +171,26 @@ def _around(windows: list[list[int]]) -> Window:
     bottom = max(window[0] + window[2] for window in windows)
     right = max(window[1] + window[3] for window in windows)
     return top, left, bottom - top, right - left
+
+
+def _box_within(window: Window, scale: int) -> _Box:
+    """Where a window lies in one that was made smaller by `scale` and rounded outward."""
+    outer_top, outer_left, _, _ = scaled_window(window, scale)
+    top, left, height, width = window
+    top_px, left_px = top / scale - outer_top, left / scale - outer_left
+    return left_px, top_px, left_px + width / scale, top_px + height / scale
+
+
+def _resize_box(
+    image: npt.NDArray[np.uint8], box: _Box, shape: tuple[int, ...], *, interpolation: str
+) -> npt.NDArray[np.uint8]:
+    """What lies in a box with edges between pixels, antialiased, uint8 of `shape`; by Pillow: torch knows no box."""
+    height, width, channels = image.shape
+    left, top, right, bottom = box
+    pillow = Image.fromarray(np.ascontiguousarray(image if channels == 3 else image[..., 0]))
+    within = (left, top, min(right, width), min(bottom, height))  # the last pixel of a scale may stand for less
+    resized = pillow.resize((shape[1], shape[0]), Image.Resampling[interpolation.upper()], box=within)
+    return np.asarray(resized).reshape(shape)
 
 
 def _resize(image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], *, interpolation: str, scratch: Scratch) -> None:
