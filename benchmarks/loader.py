@@ -22,6 +22,7 @@ each contender reads its own format, made from the same files; the making is not
 import argparse
 import csv
 import importlib.metadata
+import os
 import platform
 import re
 import statistics
@@ -236,8 +237,7 @@ def measure(
         command = [sys.executable, "-m", "benchmarks.loader", job, "--images", str(images), "--contender", name]
         command += ["--folder", str(folder / name), "--threads", str(options.threads)]
         errors = folder / f"{name}.txt"
-        with open(errors, "w") as file:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True)
+        process = _start(command, errors=errors, temporary=folder / f"{name}_temporary")
         if _answer(process) == "ready":
             running[name], measured[name] = process, Measured([], [], [])
         else:
@@ -259,6 +259,20 @@ def measure(
     for process in running.values():
         process.kill()
     return measured
+
+
+def _start(command: list[str], *, errors: Path, temporary: Path) -> "subprocess.Popen[str]":
+    """Starts a contender with a temporary folder of its own: peers leave files there, and LitData deletes others'."""
+    temporary.mkdir()
+    with open(errors, "w") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )
 
 
 def report(measured: dict[str, Measured | str], *, differences: dict[str, float]) -> list[list[Any]]:

@@ -6,6 +6,7 @@ JPEG files go into the archives byte by byte; pixels as arrays. All shuffle as t
 than all images of an epoch in any order: the order of the shards, and a few of them at a time. All drop the last batch.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,8 +57,7 @@ def _write_tars(job: ImagenetJob, *, suffix: str) -> list[str]:
 
 def build_litdata(job: ImagenetJob) -> Epoch:
     """LitData: chunks of its own; it decodes JPEG by torchvision, then v2 on tensors. Batches: (N, C, H, W)."""
-    import litdata
-
+    litdata = import_litdata(job.folder)
     folder = str(job.folder / "litdata")
     litdata.optimize(
         partial(_sample, job),
@@ -75,6 +75,19 @@ def build_litdata(job: ImagenetJob) -> Epoch:
         dataset, batch_size=job.batch_size, num_workers=job.num_threads, drop_last=True, persistent_workers=True
     )
     return lambda: (images for images, _ in loader)
+
+
+def import_litdata(folder: Path) -> Any:
+    """The package, told to keep its caches below `folder`.
+
+    Untold, `litdata.optimize` deletes the folders `data` and `chunks` of the system's temporary folder, whoever made
+    them (0.2.76: DataProcessor._cleanup_cache).
+    """
+    os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = str(folder / "litdata_cache" / "chunks")
+    os.environ["DATA_OPTIMIZER_DATA_CACHE_FOLDER"] = str(folder / "litdata_cache" / "data")
+    import litdata
+
+    return litdata
 
 
 def build_mosaicml(job: ImagenetJob) -> Epoch:
@@ -116,7 +129,8 @@ def _transform(job: ImagenetJob) -> v2.Transform:
 
 
 def _as_tensor(image_HWC: npt.NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(image_HWC).permute(2, 0, 1)
+    # MosaicML's arrays cannot be written to, which torch warns of: copied, as torchvision copies PIL images
+    return torch.from_numpy(np.require(image_HWC, requirements="W")).permute(2, 0, 1)
 
 
 def _transform_sample(transform: v2.Transform, sample: dict[str, Any]) -> tuple[torch.Tensor, int]:

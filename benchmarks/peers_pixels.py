@@ -1,8 +1,8 @@
 """How near each peer's pixels come to Pillow's, where all cut the same window out of the same image files.
 
-Each function takes files and windows and returns uint8 (N, size_px, size_px, 3); some are ours. What a peer changes when
-it stores images counts where it makes its own copy of files that others read as they are (`RESIZES`), not where all read
-what was stored beforehand (`RESIZES_STORED`, `RESIZES_PIXELS`).
+Each function takes files and windows and returns uint8 (N, size_px, size_px, 3); some are ours. What a peer changes
+when it stores images counts where it makes its own copy of files that others read as they are (`RESIZES`), but not
+where all read what was stored beforehand (`RESIZES_STORED`, `RESIZES_PIXELS`).
 """
 
 import io
