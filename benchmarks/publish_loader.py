@@ -89,9 +89,10 @@ def _draw_bars(axes: Axes, rows: Rows, *, title: str) -> None:
         words = f"{int(row['images_per_s']):,}{difference}"
         axes.annotate(words, (float(row["highest"]), place), (4, 0), textcoords="offset points", va="center", size=8)
     for place, row in enumerate(_without_figures(rows), start=len(measured)):
-        reason = row["reason"][:_REASON_LETTERS]
+        words = f"not measured: {_one_line(row['reason'])[:_REASON_LETTERS]}"
         axes.barh([TITLES.get(row["contender"], row["contender"])], [0.0])
-        axes.annotate(f"not measured: {reason}", (0, place), (4, 0), textcoords="offset points", va="center", size=8)
+        note = axes.annotate(words, (0, place), (4, 0), textcoords="offset points", va="center", size=8)
+        note.set_parse_math(False)  # a message may have dollars in it
     axes.invert_yaxis()
     axes.set_xlim(0, 1.35 * max(float(row["highest"]) for row in measured))
     axes.set_title(f"{title}: images/s", loc="left")
@@ -112,8 +113,12 @@ def _missing(rows: Rows) -> list[str]:
 
 
 def _as_code(reason: str) -> str:
-    """A message in one line; a tick in it would end the code."""
-    return f"`{' '.join(reason.replace('`', chr(39)).split())}`"
+    """A message as code, in which a tick would end it."""
+    return "`" + _one_line(reason).replace("`", "'") + "`"
+
+
+def _one_line(reason: str) -> str:
+    return " ".join(reason.split())
 
 
 def _title(row: dict[str, str]) -> str:
