@@ -69,7 +69,11 @@ def build_litdata(job: ImagenetJob) -> Epoch:
     )
     transform = v2.Compose(crop_flip_operate(job)) if job.stored == "jpeg" else _transform(job)
     dataset = litdata.StreamingDataset(
-        folder, shuffle=True, drop_last=True, transform=partial(_transform_sample, transform)
+        folder,
+        shuffle=True,
+        drop_last=True,
+        transform=partial(_transform_sample, transform),
+        batch_decode=1,  # what it takes for JPEG unasked; for arrays it takes 256, with a fifth to a half of the speed
     )
     loader = litdata.StreamingDataLoader(
         dataset, batch_size=job.batch_size, num_workers=job.num_threads, drop_last=True, persistent_workers=True
