@@ -254,4 +254,7 @@ OURS_OPERATIONS: dict[str, Callable[[ImagenetJob], Epoch]] = {
     "tail_kernels": build_tail_kernels,
     "tail_batched": build_tail_batched,
 }
+# Images that were stored beforehand: what reads PackedSource joins here.
+OURS_PACKED_JPEG: dict[str, Callable[[ImagenetJob], Epoch]] = {"threads_files": build_threads}
+OURS_PACKED_RAW: dict[str, Callable[[ImagenetJob], Epoch]] = {}
 OURS_DECODED: dict[str, Callable[[DecodedJob], Epoch]] = {"threads": build_threads_decoded}
