@@ -217,7 +217,7 @@ RESIZES: dict[str, Resize] = {
 
 RESIZES_STORED: dict[str, Resize] = {
     **RESIZES,
-    "threads_files": resize_by_simplejpeg_and_torch,
+    **dict.fromkeys(("threads", "threads_whole", "threads_files"), resize_by_simplejpeg_and_torch),
     "ffcv": resize_by_ffcv_stored,
     "webdataset": resize_by_torchvision_pil,
     "litdata": resize_by_torchvision_tensors,
