@@ -8,6 +8,7 @@ options to write. Every option of train.py may be added; nothing is trained.
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -88,6 +89,7 @@ class Study:
         self._data = data
         self._place = place
         self.images_per_step = config.train.global_batch_size
+        self.num_cores = place.num_cores
         self._kept: dict[str, Opened] = {}
         self._num_opened = 0
         on_gpu = place.device.type == "cuda"
@@ -100,6 +102,11 @@ class Study:
         Raises:
             ValueError: The setting cannot be had, or an image cannot be read.
         """
+        with warnings.catch_warnings():  # more workers than cores are tried on purpose
+            warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
+            return self._time(setting, seconds=seconds)
+
+    def _time(self, setting: Setting, *, seconds: float) -> Turn:
         opened = self._kept.get(setting.backend) or open_loader(partial(self._build, setting), watch=self._watch)
         if setting.backend == "resident":
             self._kept[setting.backend] = opened
@@ -241,9 +248,12 @@ def _warm_up(study: Study, settings: list[Setting], options: Options) -> tuple[l
             batch_s = study.images_per_step / turn.images_per_s
     tried = [setting for setting in settings if setting.backend in works]
     estimates = [
-        turn_estimate_s(seconds=options.seconds, num_ahead=setting.num_ahead, batch_s=batch_s)
-        + _START_S
-        + min(setting.num_ahead, 1) * batch_s
+        _START_S
+        + turn_estimate_s(
+            seconds=options.seconds,
+            num_ahead=setting.num_ahead,
+            batch_s=batch_s / max(1, min(setting.num_helpers, study.num_cores)),
+        )
         for setting in tried
     ]
     return tried, options.num_repeats * sum(estimates)
@@ -257,11 +267,11 @@ def _place_of(config: Config) -> Place:
 
 
 def _describe(config: Config, data: Data, *, place: Place) -> str:
-    """Data, batch, machine and date in a line."""
+    """Two lines: data and batch; machine, versions and date."""
     spec, num_images = data.spec, len(data.train.labels_N)
     device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "no GPU"
     return (
-        f"{num_images:,} training images, {spec.size_px}x{spec.size_px}, batches of {config.train.global_batch_size}; "
+        f"{num_images:,} training images, {spec.size_px}x{spec.size_px}, batches of {config.train.global_batch_size}\n"
         f"{count(place.num_cores, 'core')} of {_cpu_name()}, {device}; torch {torch.__version__}, {date.today()}"
     )
 

@@ -25,7 +25,7 @@ def draw_study(results: Sequence[Result], verdict: Verdict, *, title: str, subti
         results: A bar each, from above.
         verdict: What is told below, and which bar stands out.
         title: The line above.
-        subtitle: Machine, data and date, in smaller letters.
+        subtitle: Data, machine and date, lines of smaller letters.
     """
     words = textwrap.wrap("; ".join(verdict.sentences), _LETTERS_PER_LINE)
     figure = new_figure(width_inch=_WIDTH_INCH, height_inch=_AROUND_INCH + _BAR_INCH * len(results) + 0.15 * len(words))
@@ -41,7 +41,11 @@ def draw_study(results: Sequence[Result], verdict: Verdict, *, title: str, subti
     axes.barh(places, rates, color=[colors[kind] for kind in kinds], xerr=spreads, capsize=3, ecolor="0.25")
     for place, result in zip(places, results, strict=True):
         axes.annotate(
-            f"{result.images_per_s:,.0f}", (result.highest, place), xytext=(6, 0), textcoords="offset points", va="center"
+            f"{result.images_per_s:,.0f}",
+            (result.highest, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
         )
     axes.set_yticks(places, [result.setting.name for result in results])
     axes.invert_yaxis()
@@ -54,11 +58,10 @@ def draw_study(results: Sequence[Result], verdict: Verdict, *, title: str, subti
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    style = text_style([title, subtitle, *words])
+    style = text_style([title, subtitle.replace("\n", ""), *words])
     figure.suptitle(short_name(title, limit=90), fontsize=12, **style)
-    axes.set_title(
-        "\n".join(textwrap.wrap(short_name(subtitle, limit=200), _LETTERS_PER_LINE)), fontsize=8, color="0.35", **style
-    )
+    lines = [short_name(line, limit=_LETTERS_PER_LINE) for line in subtitle.splitlines()]
+    axes.set_title("\n".join(lines), fontsize=8, color="0.35", **style)
     handles = [Patch(color=colors[kind], label=kind) for kind in colors if kind in kinds]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8, title="\n".join(words),
                   title_fontproperties={"size": 8})  # fmt: skip

@@ -1,4 +1,4 @@
-"""How long a loader takes: its first batch, the start of an epoch, an epoch; and the memory it holds.
+"""How long a loader takes: its first batch, the start of an epoch, an epoch; and the memory of its workers.
 
 build -> open_loader: one batch -> time_turn: epochs, as many as there is time for, the last perhaps in part -> Turn
 """
@@ -6,7 +6,6 @@ build -> open_loader: one batch -> time_turn: epochs, as many as there is time f
 import contextlib
 import gc
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -38,43 +37,46 @@ class Watch(NamedTuple):
 class Opened(NamedTuple):
     """A loader that has made its first batch.
 
-    first_batch_s: from nothing to that batch. memory_before_bytes: what the program held before; None = not known.
+    first_batch_s: from nothing to that batch.
     """
 
     loader: Timed
     first_batch_s: float
-    memory_before_bytes: int | None
 
 
 class Turn(NamedTuple):
     """What one turn of a setting told.
 
     first_batch_s: from nothing to the first batch. epoch_start_s: from the start of a later epoch to its first batch.
-    epoch_s: a later epoch, its start included. images_per_s: images of an epoch / epoch_s. memory_mib: beyond what the
-    program held before, all its processes together; None = not known.
+    epoch_s: a later epoch, its start included. images_per_s: images of an epoch / epoch_s. workers_mib: memory that worker
+    processes hold beyond what they share with the program, in the course of an epoch; None = there are none, or the
+    system does not tell.
     """
 
     first_batch_s: float
     epoch_start_s: float
     epoch_s: float
     images_per_s: float
-    memory_mib: float | None
+    workers_mib: float | None
 
 
 class _Epoch(NamedTuple):
+    """start_s: to its first batch. whole_s: all of it. is_whole: else it was broken off, and workers held num_bytes then."""
+
     start_s: float
     whole_s: float
     is_whole: bool
+    num_bytes: int | None = None
 
 
 def open_loader(build: Callable[[], Timed], *, watch: Watch) -> Opened:
     """Builds a loader and lets it make one batch; nothing is left on its way."""
     gc.collect()  # what an earlier loader held goes first
-    before, start_s = memory_in_use(), watch.now()
+    start_s = watch.now()
     loader = build()
     for _ in loader.batches(num_steps=1):
         watch.synchronize()
-    return Opened(loader, watch.now() - start_s, before)
+    return Opened(loader, watch.now() - start_s)
 
 
 def time_turn(opened: Opened, *, seconds: float, num_ahead: int, watch: Watch) -> Turn:
@@ -92,33 +94,33 @@ def time_turn(opened: Opened, *, seconds: float, num_ahead: int, watch: Watch) -
         epochs.append(_time_epoch(loader, seconds=end_s - watch.now(), num_ahead=num_ahead, watch=watch))
     whole = [epoch for epoch in epochs if epoch.is_whole] or epochs  # part of one is not needed beside whole ones
     epoch_s = statistics.mean(epoch.whole_s for epoch in whole)
-    now, before = memory_in_use(), opened.memory_before_bytes
+    num_bytes = _bytes_in_an_epoch(loader, num_ahead=num_ahead) if epochs[-1].is_whole else epochs[-1].num_bytes
     return Turn(
         first_batch_s=opened.first_batch_s,
         epoch_start_s=statistics.median(epoch.start_s for epoch in epochs),
         epoch_s=epoch_s,
         images_per_s=loader.steps_per_epoch * loader.images_per_step / epoch_s,
-        memory_mib=None if now is None or before is None else max(now - before, 0) / 2**20,
+        workers_mib=None if num_bytes is None else num_bytes / 2**20,
     )
 
 
 def turn_estimate_s(*, seconds: float, num_ahead: int, batch_s: float) -> float:
-    """About how long `time_turn` takes where one core makes a batch in `batch_s`; at most what it allows itself."""
+    """About how long `time_turn` takes where batches arrive `batch_s` apart; at most what it allows itself."""
     return max(seconds, min(_LONGEST * seconds, (num_ahead + _least(num_ahead)) * batch_s))
 
 
-def memory_in_use() -> int | None:
-    """Bytes of this process and its workers, pages that they share counted once; None where the system does not tell."""
-    workers = [process.pid for process in multiprocessing.active_children()]
+def bytes_of_workers() -> int | None:
+    """Bytes of worker processes that they share with nobody; None = there are none, or the system does not tell."""
+    workers = [process.pid for process in multiprocessing.active_children() if process.pid is not None]
     try:
-        return sum(_proportional_bytes(pid) for pid in (os.getpid(), *workers) if pid is not None)
-    except (OSError, ValueError, IndexError):
+        return sum(_private_bytes(pid) for pid in workers) if workers else None
+    except (OSError, ValueError, IndexError):  # another system, or a worker that just ended
         return None
 
 
-def _proportional_bytes(process: int) -> int:
+def _private_bytes(process: int) -> int:
     lines = Path(_PAGES.format(process=process)).read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 def _time_epoch(loader: Timed, *, seconds: float, num_ahead: int, watch: Watch) -> _Epoch:
@@ -136,9 +138,18 @@ def _time_epoch(loader: Timed, *, seconds: float, num_ahead: int, watch: Watch) 
             if settled < number < num_steps and is_enough:
                 watch.synchronize()
                 step_s = (watch.now() - start_s - settled_s) / (number - settled)
-                return _Epoch(first_s, settled_s + (num_steps - settled) * step_s, is_whole=False)
+                whole_s = settled_s + (num_steps - settled) * step_s
+                return _Epoch(first_s, whole_s, is_whole=False, num_bytes=bytes_of_workers())
     watch.synchronize()
     return _Epoch(first_s, watch.now() - start_s, is_whole=True)
+
+
+def _bytes_in_an_epoch(loader: Timed, *, num_ahead: int) -> int | None:
+    """What workers hold in the midst of a short epoch."""
+    with _closing(loader.batches()) as batches:
+        for _ in zip(range(num_ahead), batches, strict=False):
+            pass
+        return bytes_of_workers()
 
 
 def _least(num_ahead: int) -> int:

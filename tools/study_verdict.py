@@ -49,7 +49,7 @@ def table_of(results: Sequence[Result]) -> str:
     """A line for each setting, columns of fixed width."""
     width = max(len(result.setting.name) for result in results)
     lines = [
-        f"{'setting':{width}}   images/s     (lowest to highest)  epoch s  first batch s  epoch start s  memory MiB",
+        f"{'setting':{width}}   images/s     (lowest to highest)  epoch s  first batch s  epoch start s  workers MiB",
         *(f"{result.setting.name:{width}} {_columns(result)}" for result in results),
     ]
     return "\n".join(lines)
@@ -125,9 +125,9 @@ def _columns(result: Result) -> str:
         _seconds(statistics.median(getattr(turn, name) for turn in turns))
         for name in ("first_batch_s", "epoch_start_s", "epoch_s")
     )
-    known = [turn.memory_mib for turn in turns if turn.memory_mib is not None]
+    known = [turn.workers_mib for turn in turns if turn.workers_mib is not None]
     memory = f"{max(known):,.0f}" if known else "-"
-    return f"{result.images_per_s:10,.0f} {spread:>23} {epoch:>8} {first:>14} {start:>14} {memory:>11}"
+    return f"{result.images_per_s:10,.0f} {spread:>23} {epoch:>8} {first:>14} {start:>14} {memory:>12}"
 
 
 def _seconds(seconds: float) -> str:
