@@ -37,6 +37,7 @@ from tools.study_timing import Opened, Turn, Watch, open_loader, time_turn, turn
 from tools.study_verdict import Result, judge, table_of
 
 _MOST_SECONDS, _MOST_REPEATS, _MOST_HELPERS = 60, 20, 256
+_INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 _START_S = 0.5  # about what it takes to build a loader, or to stop a worker's process
 
 
@@ -96,8 +97,9 @@ class Study:
         self._watch = Watch(synchronize=torch.cuda.synchronize) if on_gpu else Watch()
 
     def time(self, setting: Setting, *, seconds: float) -> Turn:
-        """One turn. Nothing of it stays, so that each setting has the machine to itself as in a run; but for resident,
-        whose images would have to be decoded again.
+        """One turn, of which nothing stays, so that each setting has the machine to itself as in a run.
+
+        The images of resident do stay: they would have to be decoded again.
 
         Raises:
             ValueError: The setting cannot be had, or an image cannot be read.
@@ -156,20 +158,24 @@ def study(config: Config, options: Options, *, recipe: str) -> None:
     print(about)
     if place.device.type == "cpu":
         print("no GPU: pinning and non-blocking copies change nothing here")
+    if config.run.world_size not in (None, 1):
+        print(f"run.world_size={config.run.world_size}: measured is one process, with all cores and the global batch")
     settings = _settings_to_be_had(config, data, options, place=place)
     own = own_setting(
         settings, backend=choose_backend(config, data).name, loader=config.loader, num_cores=place.num_cores
     )
-    results, num_done, num_wanted = _measure(Study(config, data, place=place), settings, options)
+    results, is_whole = _measure(Study(config, data, place=place), settings, options)
     if not results:
-        sys.exit("interrupted before anything was measured")
+        sys.exit("nothing was measured")
     verdict = judge(results, loader=config.loader, own=own)
+    if not is_whole:
+        verdict.sentences.append("interrupted: not every setting was measured, or as often as the others")
     Path(options.out).write_bytes(draw_study(results, verdict, title=f"Loading for {recipe}", subtitle=about))
     print(table_of(results))
     print("\n".join(verdict.sentences))
     print(f"chart: {options.out}")
-    if num_done < num_wanted:
-        sys.exit(f"interrupted after {num_done} of {num_wanted} turns")
+    if not is_whole:
+        sys.exit(_INTERRUPTED)
 
 
 def _settings_to_be_had(config: Config, data: Data, options: Options, *, place: Place) -> list[Setting]:
@@ -199,30 +205,36 @@ def _refusal(config: Config, data: Data, backend: str) -> str:
     return "" if is_wanted else automatic.reason
 
 
-def _measure(study: Study, settings: list[Setting], options: Options) -> tuple[list[Result], int, int]:
-    """Results, turns taken, turns wanted. Rounds of turns, so that what else the machine does hits all settings alike.
+def _measure(study: Study, settings: list[Setting], options: Options) -> tuple[list[Result], bool]:
+    """Results, and whether they are whole. Rounds of turns, so that what else the machine does hits all settings alike.
 
     Ctrl-C ends it with what there is by then.
     """
     turns: list[list[Turn]] = [[] for _ in settings]
-    num_wanted = len(settings) * options.num_repeats
+    failed: set[str] = set()
+    is_whole = False
     try:
         settings, estimate_s = _warm_up(study, settings, options)
-        num_wanted = len(settings) * options.num_repeats
         print(
             f"{count(len(settings), 'setting')}, {count(options.num_repeats, 'turn')} of {options.seconds:g} s each: "
             f"about {estimate_s:,.0f} s"
         )
-        with tqdm(total=num_wanted, unit="turn", leave=False, disable=None) as bar:
+        with tqdm(total=len(settings) * options.num_repeats, unit="turn", leave=False, disable=None) as bar:
             for _ in range(options.num_repeats):
                 for setting, own_turns in zip(settings, turns, strict=False):
                     bar.set_description(setting.name)
-                    own_turns.append(study.time(setting, seconds=options.seconds))
+                    if setting.name not in failed:
+                        try:
+                            own_turns.append(study.time(setting, seconds=options.seconds))
+                        except RuntimeError as error:  # such as workers for which shared memory does not suffice
+                            failed.add(setting.name)
+                            tqdm.write(f"given up: {setting.name}: {error}")
                     bar.update()
+        is_whole = True
     except KeyboardInterrupt:
-        pass
+        tqdm.write("interrupted: this is what was measured by then")
     results = [Result(setting, tuple(own)) for setting, own in zip(settings, turns, strict=False) if own]
-    return results, sum(len(own) for own in turns), num_wanted
+    return results, is_whole
 
 
 def _warm_up(study: Study, settings: list[Setting], options: Options) -> tuple[list[Setting], float]:

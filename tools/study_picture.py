@@ -6,6 +6,7 @@ Results, Verdict -> Figure -> PNG bytes
 import textwrap
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
@@ -27,7 +28,7 @@ def draw_study(results: Sequence[Result], verdict: Verdict, *, title: str, subti
         title: The line above.
         subtitle: Data, machine and date, lines of smaller letters.
     """
-    words = textwrap.wrap("; ".join(verdict.sentences), _LETTERS_PER_LINE)
+    words = [line for sentence in verdict.sentences for line in textwrap.wrap(sentence, _LETTERS_PER_LINE)]
     figure = new_figure(width_inch=_WIDTH_INCH, height_inch=_AROUND_INCH + _BAR_INCH * len(results) + 0.15 * len(words))
     axes = figure.add_subplot()
     kinds = [_kind(result, verdict) for result in results]
@@ -47,25 +48,37 @@ def draw_study(results: Sequence[Result], verdict: Verdict, *, title: str, subti
             textcoords="offset points",
             va="center",
         )
-    axes.set_yticks(places, [result.setting.name for result in results])
+    _set_axes(axes, results)
+    style = text_style([title, subtitle.replace("\n", ""), *words])
+    figure.suptitle(short_name(title, limit=90), fontsize=12, **style)
+    lines = [short_name(line, limit=_LETTERS_PER_LINE) for line in subtitle.splitlines()]
+    axes.set_title("\n".join(lines), fontsize=8, color="0.35", **style)
+    figure.legend(
+        handles=[Patch(color=colors[kind], label=kind) for kind in colors if kind in kinds],
+        title="\n".join(words),
+        title_fontproperties={"size": 8},
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+    )
+    return png_of(figure)
+
+
+def _set_axes(axes: Axes, results: Sequence[Result]) -> None:
+    """Names from above, and an axis of images/s that shows the slowest, too."""
+    axes.set_yticks(range(len(results)), [result.setting.name for result in results])
     axes.invert_yaxis()
+    lowest, highest = min(result.lowest for result in results), max(result.highest for result in results)
+    rates = [result.images_per_s for result in results]
     is_long = max(rates) > _LONG_RANGE * min(rates)
     axes.set_xscale("log" if is_long else "linear")
-    highest = max(result.highest for result in results)
-    axes.set_xlim((min(result.lowest for result in results) / 2, highest * 3) if is_long else (0, highest * 1.14))
+    axes.set_xlim((lowest / 2, highest * 3) if is_long else (0, highest * 1.14))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,.0f}"))
     axes.set_xlabel("images/s, median of the turns and their range" + (" (logarithmic)" if is_long else ""))
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    style = text_style([title, subtitle.replace("\n", ""), *words])
-    figure.suptitle(short_name(title, limit=90), fontsize=12, **style)
-    lines = [short_name(line, limit=_LETTERS_PER_LINE) for line in subtitle.splitlines()]
-    axes.set_title("\n".join(lines), fontsize=8, color="0.35", **style)
-    handles = [Patch(color=colors[kind], label=kind) for kind in colors if kind in kinds]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8, title="\n".join(words),
-                  title_fontproperties={"size": 8})  # fmt: skip
-    return png_of(figure)
 
 
 def _kind(result: Result, verdict: Verdict) -> str:

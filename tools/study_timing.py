@@ -48,9 +48,9 @@ class Turn(NamedTuple):
     """What one turn of a setting told.
 
     first_batch_s: from nothing to the first batch. epoch_start_s: from the start of a later epoch to its first batch.
-    epoch_s: a later epoch, its start included. images_per_s: images of an epoch / epoch_s. workers_mib: memory that worker
-    processes hold beyond what they share with the program, in the course of an epoch; None = there are none, or the
-    system does not tell.
+    epoch_s: a later epoch, its start included. images_per_s: images of an epoch / epoch_s. workers_mib: memory that
+    worker processes hold beyond what they share, in the midst of an epoch; None = there are none, or the system does
+    not tell.
     """
 
     first_batch_s: float
@@ -61,7 +61,7 @@ class Turn(NamedTuple):
 
 
 class _Epoch(NamedTuple):
-    """start_s: to its first batch. whole_s: all of it. is_whole: else it was broken off, and workers held num_bytes then."""
+    """start_s: to its first batch. whole_s: all of it. is_whole: else it was broken off; num_bytes: workers' then."""
 
     start_s: float
     whole_s: float

@@ -80,8 +80,8 @@ def judge(results: Sequence[Result], *, loader: LoaderConfig, own: Setting | Non
     noisy = [result for result in (chosen, fastest) if result.highest > _NOISY * result.lowest]
     if noisy:
         sentences.append(
-            f"the turns of {_brief(noisy[0].setting)} differ by {noisy[0].highest / noisy[0].lowest - 1:.0%}: something "
-            "else uses this machine; measure again when it is quiet, or with more --num_repeats"
+            f"the turns of {_brief(noisy[0].setting)} went from {_range(noisy[0])}: something else uses this machine; "
+            "measure again when it is quiet, or with more --num_repeats"
         )
     return Verdict(chosen, sentences)
 
