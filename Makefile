@@ -4,6 +4,7 @@
 #   make lint    format, lint, types, import contracts, figures in texts
 #   make setup   only makes .venv and installs
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
+#   make study DATA=DIR   times ways of loading a folder of photographs, for docs/loader_study.md (minutes)
 #   make operations DATA=DIR   measures on a folder of photographs how near executors are to torchvision (minutes)
 PYTHON ?= python3
 ARGS ?=
@@ -11,7 +12,7 @@ STUDY ?= digits
 DATA ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint recipes operations tables
+.PHONY: setup train test lint recipes operations study tables
 
 setup: .venv/installed
 
@@ -39,6 +40,12 @@ recipes: setup
 
 operations: setup
 	$(BIN)/python -m benchmarks.operations --images $(DATA) $(ARGS)
+
+study: setup
+	$(BIN)/python -m tools.loader_study --config configs/cifar10/simple_cnn_bn_dropout_aug.yaml --data.root $(DATA) \
+		--input.size_px 224 --augment.crop rrc --train.global_batch_size 64 \
+		--out docs/figures/loader_study.png $(ARGS) > benchmarks/results/loader_study.txt
+	$(BIN)/python -m benchmarks.publish
 
 tables: setup
 	$(BIN)/python -m benchmarks.publish

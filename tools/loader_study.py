@@ -279,12 +279,13 @@ def _place_of(config: Config) -> Place:
 
 
 def _describe(config: Config, data: Data, *, place: Place) -> str:
-    """Two lines: data and batch; machine, versions and date."""
+    """Two lines: data and batch; machine, how busy it was in the last minute, versions and date."""
     spec, num_images = data.spec, len(data.train.labels_N)
     device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "no GPU"
     return (
         f"{num_images:,} training images, {spec.size_px}x{spec.size_px}, batches of {config.train.global_batch_size}\n"
-        f"{count(place.num_cores, 'core')} of {_cpu_name()}, {device}; torch {torch.__version__}, {date.today()}"
+        f"{count(place.num_cores, 'core')} of {_cpu_name()}, {device}, load {os.getloadavg()[0]:.1f}; "
+        f"torch {torch.__version__}, {date.today()}"
     )
 
 
