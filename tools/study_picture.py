@@ -3,6 +3,7 @@
 Results, Verdict -> Figure -> PNG bytes
 """
 
+import statistics
 import textwrap
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from tools.study_verdict import Result, Verdict
 
 _WIDTH_INCH, _BAR_INCH, _AROUND_INCH = 9.0, 0.32, 2.2
 _LETTERS_PER_LINE = 115
-_LONG_RANGE = 20  # fastest / slowest: beyond, the short bars of a linear axis could not be told apart
+_LONG_RANGE = 10  # fastest / median: beyond, most bars of a linear axis would be too short to be told apart
 _TEACHES, _OURS, _CHOSEN = "DataLoader, as courses teach it", "executors of this project", "to use"
 
 
@@ -71,7 +72,7 @@ def _set_axes(axes: Axes, results: Sequence[Result]) -> None:
     axes.invert_yaxis()
     lowest, highest = min(result.lowest for result in results), max(result.highest for result in results)
     rates = [result.images_per_s for result in results]
-    is_long = max(rates) > _LONG_RANGE * min(rates)
+    is_long = max(rates) > _LONG_RANGE * statistics.median(rates)
     axes.set_xscale("log" if is_long else "linear")
     axes.set_xlim((lowest / 2, highest * 3) if is_long else (0, highest * 1.14))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,.0f}"))

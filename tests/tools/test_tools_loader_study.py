@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from programs import run_program
 
 from configs.schema import LoaderConfig
 from pipelines.build import DataLoaderOptions
-from tools import loader_study
+from tools import loader_study, study_picture
 from tools.loader_study import Options, Study
 from tools.study_picture import draw_study
 from tools.study_settings import Setting, own_setting, settings_for, threads_for
@@ -342,6 +343,31 @@ def test_the_chart_is_a_png_with_a_bar_for_each_setting(fastest: float) -> None:
             colors = {color[:3] for _, color in image.convert("RGB").getcolors(maxcolors=2**24)}
         assert ((44, 160, 44) in colors, (31, 119, 180) in colors) == (True, len(shown) > 1), "green and blue bars"
     assert heights[0] < heights[2]
+
+
+@pytest.mark.parametrize(("fastest", "scale"), [(5900, "linear"), (7000, "log")])
+def test_bars_are_medians_with_their_ranges_and_the_axis_fits_them(
+    monkeypatch: pytest.MonkeyPatch, fastest: float, scale: str
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(study_picture, "png_of", lambda figure: figures.append(figure) or b"")
+    results = [
+        result("DataLoader, 0 workers", 3),
+        result("DataLoader, 2 workers", 590, 600, 630),
+        result("threads, 2 threads", fastest),
+    ]
+    verdict = judge_them(*results)
+    draw_study(results, verdict, title="a", subtitle="b")
+    (axes,) = figures[0].axes
+    assert axes.get_xscale() == scale
+    assert axes.yaxis_inverted()
+    assert [label.get_text() for label in axes.get_yticklabels()] == [one.setting.name for one in results]
+    assert [bar.get_width() for bar in axes.patches] == [3, 600, fastest]
+    assert [text.get_text() for text in axes.texts] == ["3", "600", f"{fastest:,}"]
+    ((ranges,),) = [[lines.get_segments() for lines in axes.collections]]
+    assert ranges[1][:, 0].tolist() == [590, 630]
+    (legend,) = figures[0].legends
+    assert legend.get_title().get_text().replace("\n", " ") == " ".join(verdict.sentences)
 
 
 # The program
