@@ -3,6 +3,7 @@
 {Setting: Turns} -> Result (median, lowest, highest) -> table_of, judge -> lines for the screen
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from configs.schema import LoaderConfig
 from tools.study_settings import Setting
 from tools.study_timing import Turn
 
+_CHANCE = 1 / 8  # of so many rounds won by one of two equals: three of three, six of seven, eight of ten
 _MARGIN = 0.03  # medians nearer than this are not told apart, however little the turns of each differ
 _NOISY = 1.3  # highest / lowest turn: beyond, the machine is not quiet enough to tell much
 _SIMPLER_FIRST = ("resident", "threads", "reference", "dali", "processes")
@@ -73,9 +75,10 @@ def judge(results: Sequence[Result], *, loader: LoaderConfig, own: Setting | Non
     if chosen.setting == own:
         sentences.append("the recipe does that already: nothing to write")
     if chosen is not fastest:
+        num_won, num_rounds = rounds_won(fastest, chosen)
         sentences.append(
-            f"{_brief(fastest.setting)} made {_range(fastest)}, {_brief(chosen.setting)} {_range(chosen)}: not told "
-            f"apart by these turns, so the simpler one is taken"
+            f"{_brief(fastest.setting)} made {fastest.images_per_s:,.0f} images/s and was faster in {num_won} of "
+            f"{num_rounds} rounds: not told apart, so the simpler one is taken"
         )
     noisy = [result for result in (chosen, fastest) if result.highest > _NOISY * result.lowest]
     if noisy:
@@ -87,8 +90,29 @@ def judge(results: Sequence[Result], *, loader: LoaderConfig, own: Setting | Non
 
 
 def is_as_fast(result: Result, fastest: Result) -> bool:
-    """Whether the turns do not tell the two apart: they overlap, or their medians hardly differ."""
-    return result.highest >= fastest.lowest or result.images_per_s >= (1 - _MARGIN) * fastest.images_per_s
+    """Whether the turns do not tell the two apart: their medians hardly differ, or both win rounds (a sign test).
+
+    Round is held against round because what else the machine does hits both of its turns; and unlike overlapping
+    ranges, this tells more with more turns.
+    """
+    num_won, num_rounds = rounds_won(fastest, result)
+    return result.images_per_s >= (1 - _MARGIN) * fastest.images_per_s or num_won < _wins_needed(num_rounds)
+
+
+def rounds_won(one: Result, other: Result) -> tuple[int, int]:
+    """In how many rounds `one` was faster, and of how many that both had."""
+    pairs = list(zip(one.turns, other.turns, strict=False))
+    return sum(own.images_per_s > its.images_per_s for own, its in pairs), len(pairs)
+
+
+def _wins_needed(num_rounds: int) -> int:
+    """The fewest wins that one of two equals has no more often than `_CHANCE`; of one or two rounds, all."""
+    outcomes, ways = 2**num_rounds, 0
+    for num_won in range(num_rounds, -1, -1):
+        ways += math.comb(num_rounds, num_won)
+        if ways > _CHANCE * outcomes:
+            return min(num_won + 1, num_rounds)
+    return 0
 
 
 def _against_dataloader(chosen: Result, results: Sequence[Result]) -> str:

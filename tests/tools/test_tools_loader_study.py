@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tools.loader_study import Options, Study
 from tools.study_picture import draw_study
 from tools.study_settings import Setting, own_setting, settings_for, threads_for
 from tools.study_timing import Turn, Watch, bytes_of_workers, open_loader, time_turn, turn_estimate_s
-from tools.study_verdict import Result, Verdict, judge, table_of
+from tools.study_verdict import Result, Verdict, judge, rounds_won, table_of
 
 RECIPE = LoaderConfig()
 SHORT = ["--seconds", "0.02", "--num_repeats", "2", "--num_workers", "[0,2]", "--num_threads", "[1]"]
@@ -260,11 +261,32 @@ def test_of_those_that_turns_do_not_tell_apart_the_simpler_is_taken() -> None:
     assert verdict.chosen.setting.name == "threads, 1 thread"
     assert verdict.sentences[0].startswith("use --loader.backend threads --loader.num_threads 1: 1,000 images/s, 1.7 ")
     assert verdict.sentences[1] == (
-        "threads, 4 threads made 1,050 to 1,150 images/s, threads, 1 thread 980 to 1,060 images/s: not told apart by "
-        "these turns, so the simpler one is taken"
+        "threads, 4 threads made 1,100 images/s and was faster in 2 of 3 rounds: not told apart, so the simpler one is "
+        "taken"
     )
     apart = judge_them(result("threads, 1 thread", 1000, 1049, 980), result("threads, 4 threads", 1100, 1050, 1150))
     assert apart.chosen.setting.name == "threads, 4 threads"
+
+
+@pytest.mark.parametrize(
+    ("num_rounds", "most_lost"), [(1, 0), (2, 0), (3, 0), (5, 0), (6, 1), (7, 1), (10, 2), (20, 6)]
+)
+def test_rounds_are_held_against_each_other_whatever_else_the_machine_does(num_rounds: int, most_lost: int) -> None:
+    chance = sum(math.comb(num_rounds, lost) for lost in range(most_lost + 1)) / 2**num_rounds
+    assert chance <= 1 / 8 or num_rounds < 3
+    assert chance + math.comb(num_rounds, most_lost + 1) / 2**num_rounds > 1 / 8, "one more would be too many"
+    speeds = [1000.0 / (1 + number % 3) for number in range(num_rounds)]  # a machine busy by turns
+    for num_lost, name in ((most_lost, "threads, 4 threads"), (most_lost + 1, "threads, 1 thread")):
+        factors = [0.9] * num_lost + [2.0] * (num_rounds - num_lost)
+        fast = [speed * factor for speed, factor in zip(speeds, factors, strict=True)]
+        verdict = judge_them(result("threads, 1 thread", *speeds), result("threads, 4 threads", *fast))
+        assert verdict.chosen.setting.name == name
+
+
+def test_after_an_interruption_only_rounds_that_both_had_are_compared() -> None:
+    one, other = result("threads, 1 thread", 100, 500), result("threads, 2 threads", 200)
+    assert rounds_won(one, other) == rounds_won(Result(one.setting, one.turns[:1]), other) == (0, 1)
+    assert rounds_won(other, one) == (1, 1)
 
 
 def test_medians_that_hardly_differ_are_not_told_apart_by_single_turns() -> None:
