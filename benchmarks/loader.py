@@ -297,19 +297,20 @@ def report(measured: dict[str, Measured | str], *, differences: dict[str, float]
 def _save(job: str, rows: list[list[Any]]) -> None:
     """Writes the table as CSV, with what it was measured on."""
     heads = ["contender", "images_per_s", "lowest", "highest", "images_per_cpu_s", "memory_mib", "difference_of_255"]
-    about = _about()
+    said = about()
     _RESULTS.mkdir(exist_ok=True)
     with open(_RESULTS / f"loader_{job}.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*heads, "repeats", "reason", *about])
-        writer.writerows([*row, *about.values()] for row in rows)
+        writer.writerow([*heads, "repeats", "reason", *said])
+        writer.writerows([*row, *said.values()] for row in rows)
 
 
 def _median(result: Measured | str) -> float:
     return statistics.median(result.images_per_s) if isinstance(result, Measured) else 0.0
 
 
-def _about() -> dict[str, str]:
+def about() -> dict[str, str]:
+    """When, of what commit, on what machine and with what versions something was measured."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     versions = [f"{name} {_version(name)}" for name in _PACKAGES]

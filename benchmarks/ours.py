@@ -97,22 +97,54 @@ def build_threads_packed(
     job: ImagenetJob, *, restart: bool = True, decode: Literal["exact", "scaled"] = "exact"
 ) -> Epoch:
     """The same from shards that `tools.pack` makes of the originals, with or without restart markers."""
-    originals = list(dict.fromkeys(job.originals or job.paths))
+    source = pack_images(job, restart=restart)
+    return epochs_of_packed(source, job, num_threads=job.num_threads, decode=decode)
+
+
+def pack_images(job: ImagenetJob, *, restart: bool = True, copies: int = 1) -> PackedSource:
+    """The originals of a job in shards, each once, or several times over; those that lie in its folder already."""
     dest = job.folder / "packed"
-    storing = Settings(
-        mode="raw" if job.stored == "raw" else "jpeg",
-        long_side_px=job.long_side_px,
-        short_side_px=None,
-        quality=job.quality,
-        subsampling="4:2:0",
-        restart=restart,
-    )
-    splits = {"train": _scan(originals, job.folder / "tree")}
-    pack(Packing(splits, None, storing, 2**28), dest, num_workers=job.num_threads, show_progress=False)
+    if not dest.exists():
+        storing = Settings(
+            mode="raw" if job.stored == "raw" else "jpeg",
+            long_side_px=job.long_side_px,
+            short_side_px=None,
+            quality=job.quality,
+            subsampling="4:2:0",
+            restart=restart,
+        )
+        images = _scan(list(dict.fromkeys(job.originals or job.paths)), job.folder / "tree")
+        images = images.take(np.tile(np.arange(len(images.labels_N)), copies))
+        pack(Packing({"train": images}, None, storing, 2**28), dest, num_workers=job.num_threads, show_progress=False)
     source = open_packed(str(dest))["train"]
-    repeated = source.take(np.tile(np.arange(len(originals)), len(job.paths) // len(originals)))
+    assert isinstance(source, PackedSource)
+    return source
+
+
+def epochs_of_packed(
+    source: PackedSource,
+    job: ImagenetJob,
+    *,
+    num_threads: int,
+    decode: Literal["exact", "scaled"] = "exact",
+    expect: bool = True,
+) -> Epoch:
+    """Epochs as long as those of the job, by threads; of a job without paths as long as the source."""
+    times = max(1, len(job.paths) // len(source.labels_N))
+    repeated = source.take(np.tile(np.arange(len(source.labels_N)), times)) if times > 1 else source
     planned = _plans_of(repeated, _augment(job), job)
-    return _epochs(planned, _threads(planned, job, operate=_operate(job, "threads"), decode=decode))
+    executor = ThreadsExecutor(
+        repeated,
+        channels=3,
+        interpolation="bilinear",
+        num_threads=num_threads,
+        num_prefetched=2,
+        pin_memory=False,
+        operate=_operate(job, "threads"),
+        decode=decode,
+        expect=repeated.expect if expect else None,
+    )
+    return _epochs(planned, executor)
 
 
 def build_threads_decoded(job: DecodedJob) -> Epoch:
@@ -234,7 +266,6 @@ def _threads(
     job: ImagenetJob | DecodedJob,
     *,
     operate: Operate | None,
-    decode: Literal["exact", "scaled"] = "exact",
 ) -> ThreadsExecutor:
     return ThreadsExecutor(
         planned.source,
@@ -244,8 +275,6 @@ def _threads(
         num_prefetched=2,
         pin_memory=False,
         operate=operate,
-        decode=decode,
-        expect=planned.source.expect if isinstance(planned.source, PackedSource) else None,
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipelines.decode import scale_of, scaled_window
 from pipelines.execution import Operate
 from pipelines.jpeg_window import Window
-from pipelines.kernels import flip_image, shift_and_flip_image
+from pipelines.kernels import flip_rows, shift_and_flip_image
 from pipelines.plan import Plan
 from pipelines.scratch import Scratch
 from pipelines.source import Source, cut
@@ -85,23 +85,28 @@ class ChunkWork:
         flips_MV2 = np.stack([plan.flips_N[rows_MV], plan.vertical_flips_N[rows_MV]], axis=2)
         orders_MV8 = np.concatenate([plan.windows_N4[rows_MV], plan.shifts_N2[rows_MV], flips_MV2], axis=2)
         bad: dict[int, str] = {}
-        for sample_id, rows, orders in zip(
-            plan.ids_N[rows_MV[:, 0]].tolist(), rows_MV.tolist(), orders_MV8.tolist(), strict=True
+        unshifted: list[int] = []
+        rows_M, orders_M = rows_MV.tolist(), orders_MV8.tolist()
+        windows_M = [_around(orders) for orders in orders_M]
+        least_px_M = self._least_px(plan, rows_MV)
+        pixels_M = self._source.read_windows(
+            plan.ids_N[rows_MV[:, 0]].tolist(),
+            windows_M,
+            channels=self._channels,
+            scratch=scratch,
+            least_px=least_px_M,
+        )
+        for number, (rows, orders, around, pixels) in enumerate(
+            zip(rows_M, orders_M, windows_M, pixels_M, strict=True)
         ):
-            around = _around(orders)
-            least_px = self._least_px(plan, rows)
-            try:
-                pixels = self._source.read_image(
-                    sample_id, channels=self._channels, scratch=scratch, window=around, least_px=least_px
-                )
-            except ValueError as error:
-                bad |= dict.fromkeys(rows, str(error))
+            if isinstance(pixels, ValueError):
+                bad |= dict.fromkeys(rows, str(pixels))
                 continue
             for row, (top, left, height, width, down, right, *flips) in zip(rows, orders, strict=True):
-                if pixels.shape[:2] == around[2:]:
+                if least_px_M is None or pixels.shape[:2] == around[2:]:
                     image, box = cut(pixels, (top - around[0], left - around[1], height, width)), None
                 else:
-                    image, box = pixels, _box_within(around, scale_of(around, least_px))
+                    image, box = pixels, _box_within(around, scale_of(around, least_px_M[number]))
                 out_SSC = out_NHWC[row]
                 if down or right:
                     fitted_SSC = scratch.fitted(out_SSC.size)[: out_SSC.size].reshape(out_SSC.shape)
@@ -109,19 +114,22 @@ class ChunkWork:
                     shift_and_flip_image(fitted_SSC, down, right, bool(flips[0]), bool(flips[1]), out_SSC)
                 else:
                     self._fit(image, box, out_SSC, plan=plan, row=row, scratch=scratch)
-                    flip_image(out_SSC, bool(flips[0]), bool(flips[1]))
-                if self._operate is not None:
-                    self._operate(out_SSC, plan=plan, row=row)
+                    unshifted.append(row)
+        flip_rows(
+            out_NHWC, np.array(unshifted, dtype=np.int64), plan.flips_N[unshifted], plan.vertical_flips_N[unshifted]
+        )
+        if self._operate is not None:
+            for row in sorted(set(rows_MV.ravel().tolist()) - set(bad)):
+                self._operate(out_NHWC[row], plan=plan, row=row)
         return bad
 
-    def _least_px(self, plan: Plan, rows: list[int]) -> tuple[int, int] | None:
-        """The height and width below which the window of a sample must not be decoded; None = at its stored size."""
-        if self._decode == "exact" or len(rows) > 1:
+    def _least_px(self, plan: Plan, rows_MV: npt.NDArray[np.int64]) -> list[tuple[int, int]] | None:
+        """The height and width below which windows must not be decoded; None = at their stored size."""
+        if self._decode == "exact" or plan.num_views > 1:
             return None
         if plan.letterbox is None:
-            return plan.size_px, plan.size_px
-        _, _, height, width = plan.letterbox.boxes_N4[rows[0]].tolist()
-        return height, width
+            return [(plan.size_px, plan.size_px)] * len(rows_MV)
+        return [(height, width) for height, width in plan.letterbox.boxes_N4[rows_MV[:, 0], 2:].tolist()]
 
     def _fit(
         self,

@@ -113,6 +113,25 @@ def decode_jpeg(
     return pixels if orientation == 1 else np.ascontiguousarray(_turn(pixels, orientation))
 
 
+def decode_part(
+    encoded: npt.NDArray[np.uint8], *, height: int, width: int, channels: int, scratch: Scratch, scale: int
+) -> npt.NDArray[np.uint8]:
+    """As `decode_jpeg`, of an upright JPEG of that size and as many channels.
+
+    Raises:
+        ValueError: The bytes are not a whole JPEG.
+    """
+    pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        encoded,
+        colorspace="GRAY" if channels == 1 else "RGB",
+        buffer=scratch.pixels(height * width * channels),
+        strict=True,
+        min_height=0 if scale == 1 else -(-height // scale),
+        min_width=0 if scale == 1 else -(-width // scale),
+    )
+    return pixels
+
+
 def decode_image(encoded: bytes, *, channels: int) -> npt.NDArray[np.uint8]:
     """The pixels of an encoded image of any format, by Pillow.
 

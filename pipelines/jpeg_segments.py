@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.jpeg_window import Window
-from pipelines.kernels import compiled
+from pipelines.kernels import compiled, read_at
 
 _Bytes = npt.NDArray[np.uint8]
 
@@ -109,29 +109,21 @@ def plan_cut(segments: Segments, window: Window, *, height: int, width: int, sca
         width: Its width.
         scale: By what it will be made smaller while it is decoded (`pipelines.decode.scale_of`).
     """
-    top, left, window_height, window_width = window
-    if window_height * window_width > _MOST_AREA_FRAC * height * width:
-        return None
-    around_px = 2 * scale - 1  # a pixel of the smaller image, beyond the window rounded outward to such pixels
-    tall_px, wide_px, per_row = segments.mcu_height_px, segments.segment_width_px, segments.per_row
-    first_row, stop_row = (
-        max(top - around_px, 0) // tall_px,
-        -(-min(top + window_height + around_px, height) // tall_px),
+    _, scan, per_row, tall_px, wide_px, lengths_L = segments
+    first_row, stop_row, first, stop, start, end = _plan_cut(
+        scan, per_row, tall_px, wide_px, lengths_L, *window, height, width, scale
     )
-    first, stop = max(left - around_px, 0) // wide_px, -(-min(left + window_width + around_px, width) // wide_px)
-    if first > 0 and min(stop * wide_px, width) - first * wide_px < _LEAST_WIDTH_PX * scale:
-        first -= 1
-    start = segments.scan + _num_bytes(segments.lengths_L[: first_row * per_row])
-    part_top, part_left = first_row * tall_px, first * wide_px
+    if stop_row == 0:
+        return None
     return Cut(
         rows=(first_row, stop_row),
         columns=(first, stop),
         start=start,
-        stop=start + _num_bytes(segments.lengths_L[first_row * per_row : stop_row * per_row]),
-        top=part_top,
-        left=part_left,
-        height=min(stop_row * tall_px, height) - part_top,
-        width=min(stop * wide_px, width) - part_left,
+        stop=end,
+        top=first_row * tall_px,
+        left=first * wide_px,
+        height=min(stop_row * tall_px, height) - first_row * tall_px,
+        width=min(stop * wide_px, width) - first * wide_px,
     )
 
 
@@ -163,9 +155,59 @@ def splice(encoded: memoryview, segments: Segments, cut: Cut, *, room: _Bytes) -
     return spliced
 
 
-def _num_bytes(lengths_L: npt.NDArray[np.uint16]) -> int:
-    """Of segments, each with the marker behind it."""
-    return int(np.add.reduce(lengths_L, dtype=np.int64)) + 2 * len(lengths_L)
+class Spliced(NamedTuple):
+    """Small JPEGs that lie one after the other.
+
+    places_N6: int64 (N, 6), of each the first byte and the number of bytes, and what it shows: top, left, height and
+    width, in pixels of the image; zeros of one that could not be made.
+    """
+
+    encoded: _Bytes
+    places_N6: npt.NDArray[np.int64]
+
+
+class Places(NamedTuple):
+    """Where some JPEGs lie in files, and their segments.
+
+    files_N: int64 (N,), descriptors. offsets_N, num_bytes_N: int64 (N,). sizes_N2: int32 (N, 2), height and width.
+    cuts_N5: int32 (N, 5), the fields of `Segments` but the last; a row of zeros is passed over. starts_N: int64 (N,),
+    where the lengths of each begin in `lengths_L`, uint16.
+    """
+
+    files_N: npt.NDArray[np.int64]
+    offsets_N: npt.NDArray[np.int64]
+    num_bytes_N: npt.NDArray[np.int64]
+    sizes_N2: npt.NDArray[np.int32]
+    cuts_N5: npt.NDArray[np.int32]
+    starts_N: npt.NDArray[np.int64]
+    lengths_L: npt.NDArray[np.uint16]
+
+
+def read_parts(
+    places: Places,
+    windows_N4: npt.NDArray[np.int64],
+    scales_N: npt.NDArray[np.int64],
+    *,
+    file_room: _Bytes,
+    room: _Bytes,
+) -> Spliced:
+    """Reads and splices for some images what `plan_cut` and `splice` would, the GIL free all the while.
+
+    Where threads share the GIL, each time that one lets go of it costs more than what it does meanwhile: image by image
+    it took the cores 1.2 times as long (two cores of an Intel Xeon, Python 3.11, 2026-11-26).
+
+    Args:
+        places: The images.
+        windows_N4: What is wanted of each.
+        scales_N: By what each will be made smaller while it is decoded.
+        file_room: As many bytes as the longest file has; it is written to.
+        room: As many as all together have; the small JPEGs lie there.
+    """
+    assert len(file_room) >= places.num_bytes_N.max()
+    assert len(room) >= places.num_bytes_N.sum()
+    found_N6 = np.zeros((len(windows_N4), 6), dtype=np.int64)
+    _read_parts(*places, windows_N4, scales_N, file_room, room, found_N6)
+    return Spliced(room, found_N6)
 
 
 def _markers(encoded: bytes | memoryview) -> dict[int, int]:
@@ -227,6 +269,85 @@ def _measure_segments(encoded: _Bytes, first: int, lengths: npt.NDArray[np.int64
         place += 2
         start = place
     return False
+
+
+@compiled
+def _plan_cut(
+    scan: int,
+    per_row: int,
+    tall_px: int,
+    wide_px: int,
+    lengths: npt.NDArray[np.uint16],
+    top: int,
+    left: int,
+    window_height: int,
+    window_width: int,
+    height: int,
+    width: int,
+    scale: int,
+) -> tuple[int, int, int, int, int, int]:
+    """First and stop of rows, of columns, of bytes; zeros where the window is most of the image."""
+    if window_height * window_width > _MOST_AREA_FRAC * height * width:
+        return 0, 0, 0, 0, 0, 0
+    around_px = 2 * scale - 1  # a pixel of the smaller image, beyond the window rounded outward to such pixels
+    first_row = max(top - around_px, 0) // tall_px
+    stop_row = -(-min(top + window_height + around_px, height) // tall_px)
+    first = max(left - around_px, 0) // wide_px
+    stop = -(-min(left + window_width + around_px, width) // wide_px)
+    if first > 0 and min(stop * wide_px, width) - first * wide_px < _LEAST_WIDTH_PX * scale:
+        first -= 1
+    start = scan
+    for k in range(first_row * per_row):
+        start += int(lengths[k]) + 2
+    end = start
+    for k in range(first_row * per_row, stop_row * per_row):
+        end += int(lengths[k]) + 2
+    return first_row, stop_row, first, stop, start, end
+
+
+@compiled
+def _read_parts(
+    files: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    num_bytes: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int32],
+    cuts: npt.NDArray[np.int32],
+    starts: npt.NDArray[np.int64],
+    all_lengths: npt.NDArray[np.uint16],
+    windows: npt.NDArray[np.int64],
+    scales: npt.NDArray[np.int64],
+    file_room: _Bytes,
+    room: _Bytes,
+    found: npt.NDArray[np.int64],
+) -> None:
+    place = np.int64(0)
+    for n in range(len(files)):
+        frame, scan, per_row, tall_px, wide_px = cuts[n]
+        if per_row == 0:
+            continue
+        height, width = int(sizes[n, 0]), int(sizes[n, 1])
+        num_rows = -(-height // tall_px)
+        lengths = all_lengths[starts[n] : starts[n] + num_rows * per_row]
+        top, left, window_height, window_width = windows[n]
+        first_row, stop_row, first, stop, start, end = _plan_cut(
+            scan, per_row, tall_px, wide_px, lengths, top, left, window_height, window_width, height, width, scales[n]
+        )
+        if stop_row == 0:
+            continue
+        if not read_at(files[n], offsets[n], scan, file_room, 0):
+            continue
+        if not read_at(files[n], offsets[n] + start, end - start, file_room, start):
+            continue
+        spliced = room[place : place + num_bytes[n]]
+        length = _splice(file_room, scan, lengths, per_row, first_row, stop_row, first, stop, start, spliced)
+        part_height = min(stop_row * tall_px, height) - first_row * tall_px
+        part_width = min(stop * wide_px, width) - first * wide_px
+        spliced[frame], spliced[frame + 1] = part_height >> 8, part_height & 255
+        spliced[frame + 2], spliced[frame + 3] = part_width >> 8, part_width & 255
+        found[n, 0], found[n, 1] = place, length
+        found[n, 2], found[n, 3] = first_row * tall_px, first * wide_px
+        found[n, 4], found[n, 5] = part_height, part_width
+        place += length
 
 
 @compiled

@@ -23,6 +23,7 @@ class Scratch:
         self._window = np.empty(0, dtype=np.uint8)
         self._boxed = np.empty(0, dtype=np.uint8)
         self._fitted = np.empty(0, dtype=np.uint8)
+        self._parts = np.empty(0, dtype=np.uint8)
         self._spliced = np.empty(0, dtype=np.uint8)
         self.jpeg_windows = JpegWindowDecoder()
 
@@ -64,6 +65,13 @@ class Scratch:
             return np.empty(num_bytes, dtype=np.uint8)
         self._spliced = _grown(self._spliced, num_bytes)
         return self._spliced
+
+    def parts(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """At least `num_bytes` of memory for parts of several files, uint8 (M,)."""
+        if num_bytes > _MOST_KEPT:
+            return np.empty(num_bytes, dtype=np.uint8)
+        self._parts = _grown(self._parts, num_bytes)
+        return self._parts
 
     def room(self, num_bytes: int) -> memoryview:
         """`num_bytes` of memory for a file."""

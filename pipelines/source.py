@@ -4,7 +4,7 @@ FolderSource (pipelines/sources/folder.py) and ArraySource have the same door, `
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -21,6 +21,9 @@ WHAT_TO_DO = (
 
 
 _NUM_NAMED = 5  # how many bad images an error names
+
+
+LeastPx = Sequence[tuple[int, int]] | None
 
 
 class Source(Protocol):
@@ -70,6 +73,15 @@ class Source(Protocol):
 
         Raises:
             ValueError: The image cannot be read; the message gives the reason, not the name.
+        """
+        ...
+
+    def read_windows(
+        self, ids: Sequence[int], windows: Sequence[Window], *, channels: int, scratch: Scratch, least_px: LeastPx
+    ) -> Iterator[npt.NDArray[np.uint8] | ValueError]:
+        """`read_image` of several samples, one window of each; its error instead of the pixels where it raises one.
+
+        What one step gives is valid until the next. `least_px`: of each, or None for all.
         """
         ...
 
@@ -137,6 +149,12 @@ class ArraySource:
             return np.repeat(image, 3, axis=2)
         raise ValueError(f"input.channels={channels}, but these images have {image.shape[2]}; use 3.")
 
+    def read_windows(
+        self, ids: Sequence[int], windows: Sequence[Window], *, channels: int, scratch: Scratch, least_px: LeastPx
+    ) -> Iterator[npt.NDArray[np.uint8] | ValueError]:
+        """See `pipelines.source.Source`."""
+        return read_one_by_one(self, ids, windows, channels=channels, scratch=scratch, least_px=least_px)
+
     def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> None:
         """None: the images are not encoded."""
         return None
@@ -155,6 +173,26 @@ class ArraySource:
         digest.update(self.labels_N.tobytes())
         digest.update(self.images_NHWC.tobytes())
         return digest.hexdigest()
+
+
+def read_one_by_one(
+    source: Source,
+    ids: Sequence[int],
+    windows: Sequence[Window],
+    *,
+    channels: int,
+    scratch: Scratch,
+    least_px: LeastPx,
+) -> Iterator[npt.NDArray[np.uint8] | ValueError]:
+    """`Source.read_windows`, for sources to which it makes no difference."""
+    for number, (sample_id, window) in enumerate(zip(ids, windows, strict=True)):
+        least = None if least_px is None else least_px[number]
+        try:
+            pixels = source.read_image(sample_id, channels=channels, scratch=scratch, window=window, least_px=least)
+        except ValueError as error:
+            yield error
+        else:
+            yield pixels
 
 
 def fingerprint_of(

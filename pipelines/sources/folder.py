@@ -6,7 +6,7 @@ Index (pipelines/sources/index.py) -> FolderSource -> pixels, or encoded JPEG fo
 import hashlib
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import simplejpeg
 from pipelines.decode import decode_image, decode_jpeg, scale_of, scaled_window
 from pipelines.jpeg_window import Window
 from pipelines.scratch import Arena, Scratch
-from pipelines.source import cut
+from pipelines.source import LeastPx, cut, read_one_by_one
 from pipelines.sources.index import WHOLE, Index
 
 
@@ -95,6 +95,12 @@ class FolderSource:
         self._check_size(sample_id, *pixels.shape[:2])
         self.whole_N[sample_id] = True
         return pixels if window is None else cut(pixels, window)
+
+    def read_windows(
+        self, ids: Sequence[int], windows: Sequence[Window], *, channels: int, scratch: Scratch, least_px: LeastPx
+    ) -> Iterator[npt.NDArray[np.uint8] | ValueError]:
+        """See `pipelines.source.Source`."""
+        return read_one_by_one(self, ids, windows, channels=channels, scratch=scratch, least_px=least_px)
 
     def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> memoryview | None:
         """The encoded bytes of a sample stored as an upright grey or RGB JPEG; None of every other.

@@ -13,7 +13,7 @@ import itertools
 import threading
 import traceback
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from torch.utils.data import IterableDataset
 from configs.nearest import nearest
 from pipelines.jpeg_window import Window
 from pipelines.scratch import Arena, Scratch
-from pipelines.source import ArraySource, Source, cut, fingerprint_of
+from pipelines.source import ArraySource, LeastPx, Source, cut, fingerprint_of, read_one_by_one
 from pipelines.sources.listing import NUM_NAMED
 from pipelines.sources.own_items import (
     Items,
@@ -374,6 +374,12 @@ class OwnSource:
         if channels == 3:
             return np.repeat(pixels, 3, axis=2)
         return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+    def read_windows(
+        self, ids: Sequence[int], windows: Sequence[Window], *, channels: int, scratch: Scratch, least_px: LeastPx
+    ) -> Iterator[npt.NDArray[np.uint8] | ValueError]:
+        """See `pipelines.source.Source`."""
+        return read_one_by_one(self, ids, windows, channels=channels, scratch=scratch, least_px=least_px)
 
     def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> None:
         """None: what the user's code reads is not known."""

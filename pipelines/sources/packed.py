@@ -10,7 +10,7 @@ sample id -> shard, place -> pread -> JPEG: only the restart segments under the 
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipelines.decode import decode_image, decode_jpeg, scale_of, scaled_window
-from pipelines.jpeg_segments import Cut, Segments, plan_cut, splice
+from pipelines.decode import decode_image, decode_jpeg, decode_part, scale_of, scaled_window
+from pipelines.jpeg_segments import Cut, Places, Segments, Spliced, plan_cut, read_parts, splice
 from pipelines.jpeg_window import Window
 from pipelines.scratch import Arena, Scratch
-from pipelines.source import Source, cut
+from pipelines.source import LeastPx, Source, cut, read_one_by_one
 from pipelines.sources.folder import explain, shared_marks
 from pipelines.sources.packed_index import RAW, PackedIndex, fingerprint_packed, load_packed_index
 from pipelines.sources.shards import Shards
@@ -90,6 +90,39 @@ class PackedSource:
             raise
         except Exception as error:  # whatever broken bytes bring about, memory that does not suffice among it
             raise ValueError(explain(error)) from error
+
+    def read_windows(
+        self, ids: Sequence[int], windows: Sequence[Window], *, channels: int, scratch: Scratch, least_px: LeastPx
+    ) -> Iterator[npt.NDArray[np.uint8] | ValueError]:
+        """See `pipelines.source.Source`; small JPEGs of all samples are read at once, before the first is decoded."""
+        least = [None] * len(ids) if least_px is None else least_px
+        scales = [scale_of(window, each) for window, each in zip(windows, least, strict=True)]
+        try:
+            spliced = self._read_parts(np.array(ids), windows, scales, channels, scratch)
+        except OSError:  # who reads the sample alone says which file it is
+            spliced = None
+        if spliced is None:
+            yield from read_one_by_one(self, ids, windows, channels=channels, scratch=scratch, least_px=least_px)
+            return
+        for number, (place, num_bytes, top, left, height, width) in enumerate(spliced.places_N6.tolist()):
+            if num_bytes == 0:
+                few = slice(number, number + 1)
+                least_one = None if least_px is None else least_px[few]
+                yield from read_one_by_one(
+                    self, ids[few], windows[few], channels=channels, scratch=scratch, least_px=least_one
+                )
+                continue
+            encoded = spliced.encoded[place : place + num_bytes]
+            try:
+                pixels = decode_part(
+                    encoded, height=height, width=width, channels=channels, scratch=scratch, scale=scales[number]
+                )
+            except ValueError as error:
+                yield error
+                continue
+            window_top, window_left, *sides = windows[number]
+            within = (window_top - top, window_left - left, sides[0], sides[1])
+            yield cut(pixels, within if scales[number] == 1 else scaled_window(within, scales[number]))
 
     def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> memoryview | None:
         """The encoded bytes of a sample stored as an upright grey or RGB JPEG; None of every other.
@@ -191,6 +224,40 @@ class PackedSource:
         else:
             pixels = decode_jpeg(encoded, channels=channels, orientation=kind, scratch=scratch)
         return pixels if window is None else cut(pixels, window)
+
+    def _read_parts(
+        self,
+        ids_M: npt.NDArray[np.int64],
+        windows: Sequence[Window],
+        scales: list[int],
+        channels: int,
+        scratch: Scratch,
+    ) -> Spliced | None:
+        """The small JPEGs of those that were checked before and have segments; None where none has."""
+        index, rows_M = self.index, self.ids_M[ids_M]
+        cuts_M5 = index.cuts_N5[rows_M]
+        can_be_cut_M = self.checked_M[ids_M] & (cuts_M5[:, 2] > 0)
+        if channels == 1:
+            can_be_cut_M &= index.grey_N[rows_M]
+        if not can_be_cut_M.any():
+            return None
+        cuts_M5[~can_be_cut_M] = 0
+        num_bytes_M = index.num_bytes_N[rows_M]
+        return read_parts(
+            Places(
+                files_N=self.shards.files(index.shards_N[rows_M]),
+                offsets_N=index.offsets_N[rows_M],
+                num_bytes_N=num_bytes_M,
+                sizes_N2=index.sizes_N2[rows_M],
+                cuts_N5=cuts_M5,
+                starts_N=index.segment_starts_N[rows_M],
+                lengths_L=index.segment_lengths_L,
+            ),
+            np.array(windows),
+            np.array(scales),
+            file_room=np.frombuffer(scratch.room(int(num_bytes_M.max())), dtype=np.uint8),
+            room=scratch.parts(int(num_bytes_M.sum())),
+        )
 
     def _read_rows(self, row: int, channels: int, scratch: Scratch, window: Window) -> npt.NDArray[np.uint8]:
         """The rows of a window of stored pixels, cut to it."""

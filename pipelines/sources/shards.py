@@ -9,6 +9,9 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 
 class Shards:
     """Files that are opened when they are first read; sent to another process, they are opened there anew.
@@ -34,6 +37,14 @@ class Shards:
             if count == 0:
                 raise ValueError(f"{self.paths[shard]} ends before byte {start + len(room)}: it has been cut short")
             filled += count
+
+    def files(self, shards_N: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Their descriptors, int64 (N,), open as long as this object is.
+
+        Raises:
+            OSError: One cannot be opened.
+        """
+        return np.array([self._file(shard) for shard in shards_N.tolist()])
 
     def expect(self, shard: int, *, start: int, num_bytes: int) -> None:
         """Has the system fetch a part that will soon be read, where it can be asked to."""

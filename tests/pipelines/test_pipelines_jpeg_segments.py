@@ -1,6 +1,7 @@
 """Segments of a JPEG cut out and decoded: the pixels of the whole image, to the bit."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from pipelines.decode import decode_jpeg, scaled_window
-from pipelines.jpeg_segments import Segments, find_segments, plan_cut, splice
+from pipelines.jpeg_segments import Places, Segments, find_segments, plan_cut, read_parts, splice
 
 NUM_CROPS = 10_000
 NUM_IMAGES = 500
@@ -155,3 +156,58 @@ def test_bytes_that_are_broken_or_cut_short_have_no_segments() -> None:
     marker = encoded.index(b"\xff\xd1")
     assert find_segments(encoded[: marker + 1] + b"\xd2" + encoded[marker + 2 :]) is None, "a marker out of turn"
     assert find_segments(encoded[:marker] + encoded[marker + 2 :]) is None, "a marker is missing"
+
+
+def test_many_read_at_once_are_those_read_one_by_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    encoded, windows, sizes, scales = [], [], [], []
+    for number in range(40):
+        kind = KINDS[number % len(KINDS)]
+        height, width = (int(value) for value in rng.integers(30, 400, 2))
+        pixels = picture(rng, height=height, width=width, channels=1 if kind == "L" else 3)
+        encoded.append(encode(pixels, kind=kind, blocks=blocks_of(rng, width=width, kind=kind)))
+        windows.append(any_window(rng, height=height, width=width))
+        sizes.append((height, width))
+        scales.append(int(rng.choice([1, 1, 2, 4, 8])))
+    paths = [tmp_path / name for name in "ab"]
+    for path, some in zip(paths, (encoded[:20], encoded[20:]), strict=True):
+        path.write_bytes(b"something before" + b"".join(some))
+    found = [find_segments(each) for each in encoded]
+    segments = [each for each in found if each is not None]
+    assert len(segments) == 40
+    num_bytes = np.array([len(each) for each in encoded])
+    lengths = [len(each.lengths_L) for each in segments]
+    cuts_N5 = np.array([each[:5] for each in segments], dtype=np.int32)
+    cuts_N5[7] = 0
+    with open(paths[0], "rb") as first, open(paths[1], "rb") as second:
+        offsets_N = np.concatenate(
+            [16 + np.cumsum(np.append(0, part[:-1])) for part in (num_bytes[:20], num_bytes[20:])]
+        )
+        offsets_N[33] = 10**9
+        spliced = read_parts(
+            Places(
+                files_N=np.repeat([first.fileno(), second.fileno()], 20),
+                offsets_N=offsets_N,
+                num_bytes_N=num_bytes,
+                sizes_N2=np.array(sizes, dtype=np.int32),
+                cuts_N5=cuts_N5,
+                starts_N=np.cumsum([0, *lengths[:-1]]),
+                lengths_L=np.concatenate([each.lengths_L for each in segments]),
+            ),
+            np.array(windows),
+            np.array(scales),
+            file_room=np.empty(num_bytes.max(), dtype=np.uint8),
+            room=np.empty(num_bytes.sum(), dtype=np.uint8),
+        )
+    num_cut = 0
+    for number, (place, length, *shows) in enumerate(spliced.places_N6.tolist()):
+        height, width = sizes[number]
+        cut = plan_cut(segments[number], windows[number], height=height, width=width, scale=scales[number])
+        if cut is None or number in (7, 33):
+            assert length == 0, "most of the image, not to be cut, or not there to be read"
+            continue
+        num_cut += 1
+        alone = splice(memoryview(encoded[number]), segments[number], cut, room=ROOM)
+        assert bytes(alone) == spliced.encoded[place : place + length].tobytes()
+        assert shows == [cut.top, cut.left, cut.height, cut.width]
+    assert num_cut > 25

@@ -1,6 +1,7 @@
 """The compiled loops against their references in torch and numpy."""
 
 import itertools
+from pathlib import Path
 from typing import NamedTuple
 
 import numba
@@ -11,7 +12,7 @@ import torch
 
 from pipelines import kernels
 from pipelines.geometry import shift_and_flip
-from pipelines.kernels import normalise_rows, shift_and_flip_image, shift_and_flip_rows
+from pipelines.kernels import flip_rows, normalise_rows, read_at, shift_and_flip_image, shift_and_flip_rows
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -151,3 +152,26 @@ def test_shapes_that_do_not_fit_are_refused_before_the_loops_read_beside_the_ima
         shift_and_flip_rows(image[None], rows, shifts, flips, flips, out[None])
     with pytest.raises(AssertionError):
         shift_and_flip_rows(out[None, ::-1], rows, shifts, flips, flips, out[None].copy())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [1, 2, 7, 32])
+def test_rows_are_flipped_in_place_and_no_others(size: int, channels: int) -> None:
+    images = np.random.default_rng(size).integers(0, 256, (6, size, size, channels), dtype=np.uint8)
+    found = images.copy()
+    flip_rows(found, np.array([4, 0, 2, 5]), np.array([True, False, True, False]), np.array([False, True, True, False]))
+    wanted = images.copy()
+    wanted[4], wanted[0], wanted[2] = images[4, :, ::-1], images[0, ::-1], images[2, ::-1, ::-1]
+    assert np.array_equal(found, wanted)
+
+
+def test_bytes_of_a_file_are_read_where_they_are_wanted_and_failure_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(200)))
+    room = np.full(50, 255, dtype=np.uint8)
+    with open(path, "rb") as file:
+        assert read_at(file.fileno(), 30, 20, room, 10)
+        assert room.tolist() == [255] * 10 + list(range(30, 50)) + [255] * 20
+        assert file.tell() == 0
+        assert not read_at(file.fileno(), 190, 20, room, 0), "the file ends before"
+    assert not read_at(-1, 0, 1, room, 0), "no such file"
