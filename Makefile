@@ -5,13 +5,14 @@
 #   make setup   only makes .venv and installs
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
 #   make operations DATA=DIR   measures on a folder of photographs how near executors are to torchvision (minutes)
+#   make loaders DATA=DIR      measures loaders on a folder of JPEG files, ours and others', and shows them (an hour)
 PYTHON ?= python3
 ARGS ?=
 STUDY ?= digits
 DATA ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint recipes operations tables
+.PHONY: setup train test lint recipes operations loaders tables
 
 setup: .venv/installed
 
@@ -39,6 +40,12 @@ recipes: setup
 
 operations: setup
 	$(BIN)/python -m benchmarks.operations --images $(DATA) $(ARGS)
+
+loaders: setup
+	for job in imagenet packed_400 packed_original packed_raw; do \
+		$(BIN)/python -m benchmarks.loader $$job --images $(DATA) $(ARGS) || exit; \
+	done
+	$(BIN)/python -m benchmarks.publish
 
 tables: setup
 	$(BIN)/python -m benchmarks.publish

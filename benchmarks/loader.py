@@ -2,6 +2,9 @@
 
     python -m benchmarks.loader cifar --images /DIR/cifar10          # a folder with train/<class>/*.jpg
     python -m benchmarks.loader imagenet --images /DIR               # a folder of JPEG files
+    python -m benchmarks.loader packed_400 --images /DIR             # stored before: JPEG, at most 400 px, quality 90
+    python -m benchmarks.loader packed_original --images /DIR        # stored before: JPEG at its size, quality 90
+    python -m benchmarks.loader packed_raw --images /DIR             # stored before: pixels, at most 400 px
     python -m benchmarks.loader randaugment --images /DIR            # the same files, and operations on pixels after it
     python -m benchmarks.loader color_jitter --images /DIR
     python -m benchmarks.loader randaugment_decoded --images /DIR    # nothing but the operations, at 224 px in memory
@@ -12,13 +15,16 @@
 Each contender is a process of its own, so that its memory can be told, and none but one works at a time: they take
 turns, an epoch each. The first epoch (workers start, code compiles) is dropped. Where a machine is shared,
 `--most-others 0.05` has each epoch run again in which other programs took more than a twentieth of the cores. Peers
-come with the group `benchmarks`; one that is not installed is listed as such.
+come with the group `benchmarks`; one that is not installed is listed with the reason. Where images are stored before,
+each contender reads its own format, made from the same files; the making is not counted.
 """
 
 import argparse
 import csv
 import importlib.metadata
+import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -27,7 +33,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -35,14 +41,18 @@ import torch
 from PIL import Image
 
 from benchmarks.operations import load_photographs
-from benchmarks.ours import OURS_CIFAR, OURS_DECODED, OURS_IMAGENET, OURS_OPERATIONS
+from benchmarks.ours import OURS_CIFAR, OURS_DECODED, OURS_IMAGENET, OURS_OPERATIONS, OURS_PACKED_JPEG, OURS_PACKED_RAW
 from benchmarks.peers import (
     PEERS_CIFAR,
     PEERS_CIFAR_OPERATIONS,
     PEERS_DECODED,
     PEERS_IMAGENET,
     PEERS_OPERATIONS,
+    PEERS_PACKED_JPEG,
+    PEERS_PACKED_RAW,
     RESIZES,
+    RESIZES_PIXELS,
+    RESIZES_STORED,
     Augment,
     CifarJob,
     DecodedJob,
@@ -50,7 +60,9 @@ from benchmarks.peers import (
     ImagenetJob,
     mean_difference_from_pillow,
 )
+from benchmarks.peers_pixels import Resize
 from benchmarks.recipes import code_commit
+from benchmarks.stored_images import store_images
 
 _RESULTS = Path(__file__).parent / "results"
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -60,10 +72,25 @@ _CONTENDERS: dict[str, dict[str, Callable[[Any], Epoch]]] = {  # ours first
     "cifar": {**OURS_CIFAR, **PEERS_CIFAR},
     "cifar_randaugment": {**OURS_CIFAR, **PEERS_CIFAR_OPERATIONS},
     "imagenet": {**OURS_IMAGENET, **PEERS_IMAGENET},
+    "packed_400": {**OURS_PACKED_JPEG, **PEERS_PACKED_JPEG},
+    "packed_original": {**OURS_PACKED_JPEG, **PEERS_PACKED_JPEG},
+    "packed_raw": {**OURS_PACKED_RAW, **PEERS_PACKED_RAW},
     "randaugment": {**OURS_OPERATIONS, **PEERS_OPERATIONS},
     "color_jitter": {**OURS_OPERATIONS, **PEERS_OPERATIONS},
     "randaugment_decoded": {**OURS_DECODED, **PEERS_DECODED},
     "color_jitter_decoded": {**OURS_DECODED, **PEERS_DECODED},
+}
+_STORED: dict[str, tuple[Literal["jpeg", "raw"], int | None]] = {  # how, and the long side in pixels
+    "packed_400": ("jpeg", 400),
+    "packed_original": ("jpeg", None),
+    "packed_raw": ("raw", 400),
+}
+_QUALITY = 90  # of JPEG: FFCV's usual one
+_RESIZES: dict[str, dict[str, Resize]] = {  # jobs that tell how far pixels are from Pillow's
+    "imagenet": RESIZES,
+    "packed_400": RESIZES_STORED,
+    "packed_original": RESIZES_STORED,
+    "packed_raw": RESIZES_PIXELS,
 }
 _AUGMENTS: dict[str, Augment] = {
     "cifar_randaugment": "randaugment",
@@ -82,7 +109,12 @@ _PACKAGES = (
     "ffcv",
     "albumentations",
     "timm",
+    "spdl",
+    "webdataset",
+    "litdata",
+    "mosaicml-streaming",
 )
+_ERROR = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b")  # as Python ends a traceback
 
 
 class _Timed(NamedTuple):
@@ -130,8 +162,8 @@ def main() -> None:
     names = options.only or list(_CONTENDERS[options.job])
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(options.job, names, images=options.images, folder=Path(folder), options=options)
-        paths = sorted(str(path) for path in options.images.rglob("*.JPEG"))[:32]
-    rows = report(measured, differences=_differences(names, paths) if options.job == "imagenet" else {})
+        differences = _differences(options.job, names, images=options.images, folder=Path(folder))
+    rows = report(measured, differences=differences)
     if not options.only:
         _save(options.job, rows)
 
@@ -144,8 +176,7 @@ def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJo
         images_NHWC = np.tile(load_photographs(images, most=250), (_DECODED_REPEATS, 1, 1, 1))
         return DecodedJob(images_NHWC=images_NHWC, folder=folder, num_threads=num_threads, augment=augment)
     if not name.startswith("cifar"):
-        paths = sorted(str(path) for path in images.rglob("*.JPEG")) * _IMAGENET_REPEATS
-        return ImagenetJob(paths=paths, folder=folder, num_threads=num_threads, augment=augment)
+        return _make_imagenet_job(name, images, folder, num_threads)
     stored = folder.parent / "cifar.npz"
     if not stored.exists():
         classes = sorted(path for path in (images / "train").iterdir() if path.is_dir())
@@ -164,6 +195,26 @@ def make_job(name: str, images: Path, folder: Path, num_threads: int) -> CifarJo
         )
 
 
+def _make_imagenet_job(name: str, images: Path, folder: Path, num_threads: int) -> ImagenetJob:
+    originals = sorted(str(path) for path in images.rglob("*.JPEG"))
+    if name not in _STORED:
+        paths = originals * _IMAGENET_REPEATS
+        return ImagenetJob(paths=paths, folder=folder, num_threads=num_threads, augment=_AUGMENTS.get(name, "none"))
+    stored, long_side_px = _STORED[name]
+    paths = store_images(
+        originals, folder=folder.parent / "stored", stored=stored, long_side_px=long_side_px, quality=_QUALITY
+    )
+    return ImagenetJob(
+        paths=paths * _IMAGENET_REPEATS,
+        originals=originals * _IMAGENET_REPEATS,
+        folder=folder,
+        stored=stored,
+        long_side_px=long_side_px,
+        quality=_QUALITY,
+        num_threads=num_threads,
+    )
+
+
 def serve(build: Callable[[Any], Epoch], job: CifarJob | ImagenetJob | DecodedJob) -> None:
     """One contender: an epoch for each line on standard input, answered with images and seconds."""
     torch.set_num_threads(job.num_threads)
@@ -179,25 +230,24 @@ def measure(
     job: str, names: list[str], *, images: Path, folder: Path, options: argparse.Namespace
 ) -> dict[str, Measured | str]:
     """Lets the contenders take turns; gives what each did, or why it did nothing."""
-    make_job(job, images, folder / "shared", options.threads)  # decoded once, for all
+    make_job(job, images, folder / "shared", options.threads)  # decoded or stored once, for all
     running: dict[str, subprocess.Popen[str]] = {}
     measured: dict[str, Measured | str] = {}
     for name in names:
         command = [sys.executable, "-m", "benchmarks.loader", job, "--images", str(images), "--contender", name]
         command += ["--folder", str(folder / name), "--threads", str(options.threads)]
         errors = folder / f"{name}.txt"
-        with open(errors, "w") as file:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True)
+        process = _start(command, errors=errors, temporary=folder / f"{name}_temporary")
         if _answer(process) == "ready":
             running[name], measured[name] = process, Measured([], [], [])
         else:
-            measured[name] = _last_line(errors)
+            measured[name] = reason_in(errors.read_text())
     for repeat in range(options.repeats + 1):
         for name, process in list(running.items()):
             try:
                 epoch = _undisturbed_epoch(process, most_others_frac=options.most_others if repeat > 0 else 1.0)
             except (OSError, ValueError, psutil.Error):  # it has ended
-                measured[name] = _last_line(folder / f"{name}.txt")
+                measured[name] = reason_in((folder / f"{name}.txt").read_text())
                 del running[name]
                 continue
             result = measured[name]
@@ -211,21 +261,36 @@ def measure(
     return measured
 
 
+def _start(command: list[str], *, errors: Path, temporary: Path) -> "subprocess.Popen[str]":
+    """Starts a contender with a temporary folder of its own: peers leave files there, and LitData deletes others'."""
+    temporary.mkdir()
+    with open(errors, "w") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )
+
+
 def report(measured: dict[str, Measured | str], *, differences: dict[str, float]) -> list[list[Any]]:
-    """Prints a table in order of speed; gives its rows."""
-    rows = []
+    """Prints a table in order of speed; gives its rows, of which those of contenders not measured hold the reason."""
+    rows: list[list[Any]] = []
     heads = ("images/s", "lowest", "highest", "per CPU s", "MiB")
     print(f"{'':22}" + "".join(f"{head:>11}" for head in heads) + "   mean difference from Pillow, of 255")
     for name, result in sorted(measured.items(), key=lambda item: -_median(item[1])):
         if isinstance(result, str):
             print(f"{name:22} not measured: {result}")
+            rows.append([name, *[""] * (len(heads) + 1), 0, result])
             continue
         speeds = result.images_per_s
         cpu = statistics.median(result.images_per_cpu_s)
         row = [round(value) for value in (_median(result), min(speeds), max(speeds), cpu, max(result.memory_mib))]
         difference = f"{differences[name]:.3f}" if name in differences else ""
         print(f"{name:22}" + "".join(f"{value:11,}" for value in row) + f"   {difference}")
-        rows.append([name, *row, difference, len(speeds)])
+        rows.append([name, *row, difference, len(speeds), ""])
     return rows
 
 
@@ -236,7 +301,7 @@ def _save(job: str, rows: list[list[Any]]) -> None:
     _RESULTS.mkdir(exist_ok=True)
     with open(_RESULTS / f"loader_{job}.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*heads, "repeats", *about])
+        writer.writerow([*heads, "repeats", "reason", *about])
         writer.writerows([*row, *about.values()] for row in rows)
 
 
@@ -263,13 +328,16 @@ def _version(package: str) -> str:
         return "-"
 
 
-def _differences(names: list[str], paths: list[str]) -> dict[str, float]:
-    same = {"threads": "simplejpeg_and_torch", "reference": "torchvision_tensors", "dali_planned": "dali"}
+def _differences(job: str, names: list[str], *, images: Path, folder: Path) -> dict[str, float]:
+    """Of those contenders that are installed, in a job that cuts windows out of images; each told on 32 of them."""
+    if job not in _RESIZES:
+        return {}
+    paths = sorted(set(_make_imagenet_job(job, images, folder / "shared", num_threads=1).paths))[:32]
     found = {}
     for name in names:
-        if same.get(name, name) in RESIZES:
+        if name in _RESIZES[job]:
             try:
-                found[name] = mean_difference_from_pillow(same.get(name, name), paths=paths)
+                found[name] = mean_difference_from_pillow(_RESIZES[job][name], paths=paths)
             except ImportError:
                 continue
     return found
@@ -309,8 +377,10 @@ def _epoch(process: "subprocess.Popen[str]") -> _Timed:
     return _Timed(int(num_images), float(seconds), cpu_s, others_frac)
 
 
-def _last_line(errors: Path) -> str:
-    return (errors.read_text().strip().splitlines() or ["ended without a word"])[-1]
+def reason_in(errors: str) -> str:
+    """The line that says why a process ended, of what it wrote to standard error: the last error, or the last line."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()] or ["ended without a word"]
+    return next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1])
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -6,7 +6,8 @@ tail does the operations, it normalises, too, and gives float32.
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -44,9 +45,12 @@ from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.threads import ThreadsExecutor
 from pipelines.operations.batched import operate_batch
 from pipelines.order import TrainingOrder
+from pipelines.packing.pack import Packing, pack
+from pipelines.packing.stored import Settings
 from pipelines.parallel import RowPool
 from pipelines.plan import Fit, Plan, plan_training
 from pipelines.source import ArraySource, Source
+from pipelines.sources.packed import PackedSource, open_packed
 from pipelines.sources.scan import scan_folder
 from pipelines.tail import Tail
 
@@ -87,6 +91,28 @@ def build_threads(job: ImagenetJob) -> Epoch:
     """simplejpeg, torch's resize, the kernels, threads."""
     planned = _plan(job)
     return _epochs(planned, _threads(planned, job, operate=_operate(job, "threads")))
+
+
+def build_threads_packed(
+    job: ImagenetJob, *, restart: bool = True, decode: Literal["exact", "scaled"] = "exact"
+) -> Epoch:
+    """The same from shards that `tools.pack` makes of the originals, with or without restart markers."""
+    originals = list(dict.fromkeys(job.originals or job.paths))
+    dest = job.folder / "packed"
+    storing = Settings(
+        mode="raw" if job.stored == "raw" else "jpeg",
+        long_side_px=job.long_side_px,
+        short_side_px=None,
+        quality=job.quality,
+        subsampling="4:2:0",
+        restart=restart,
+    )
+    splits = {"train": _scan(originals, job.folder / "tree")}
+    pack(Packing(splits, None, storing, 2**28), dest, num_workers=job.num_threads, show_progress=False)
+    source = open_packed(str(dest))["train"]
+    repeated = source.take(np.tile(np.arange(len(originals)), len(job.paths) // len(originals)))
+    planned = _plans_of(repeated, _augment(job), job)
+    return _epochs(planned, _threads(planned, job, operate=_operate(job, "threads"), decode=decode))
 
 
 def build_threads_decoded(job: DecodedJob) -> Epoch:
@@ -155,22 +181,29 @@ def _config(augment: AugmentConfig, *, backend: Literal["resident", "threads"], 
 
 
 def _plan(job: ImagenetJob) -> _Planned:
-    root = job.folder / "tree"
-    for number, path in enumerate(job.paths):
-        link = root / "train" / "ab"[number % 2] / f"{number:06}.jpg"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, link)
-        except OSError:  # on another disk
-            link.symlink_to(Path(path).resolve())
-    augment = AugmentConfig(
+    return _plans_of(_scan(job.paths, job.folder / "tree"), _augment(job), job)
+
+
+def _augment(job: ImagenetJob) -> AugmentConfig:
+    return AugmentConfig(
         crop="rrc",
         rrc_scale=job.area_frac,
         rrc_ratio=job.aspect_ratio,
         flip="random",
         operations=_OPERATIONS[job.augment],
     )
-    return _plans_of(scan_folder(str(root), show_progress=False)["train"], augment, job)
+
+
+def _scan(paths: Sequence[str], root: Path) -> Source:
+    """The files as an image folder, made of links."""
+    for number, path in enumerate(paths):
+        link = root / "train" / "ab"[number % 2] / f"{number:06}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, link)
+        except OSError:  # on another disk
+            link.symlink_to(Path(path).resolve())
+    return scan_folder(str(root), show_progress=False)["train"]
 
 
 def _plans_of(source: Source, augment: AugmentConfig, job: ImagenetJob | DecodedJob) -> _Planned:
@@ -196,7 +229,13 @@ def _plans_of(source: Source, augment: AugmentConfig, job: ImagenetJob | Decoded
     return _Planned(source, plans)
 
 
-def _threads(planned: _Planned, job: ImagenetJob | DecodedJob, *, operate: Operate | None) -> ThreadsExecutor:
+def _threads(
+    planned: _Planned,
+    job: ImagenetJob | DecodedJob,
+    *,
+    operate: Operate | None,
+    decode: Literal["exact", "scaled"] = "exact",
+) -> ThreadsExecutor:
     return ThreadsExecutor(
         planned.source,
         channels=3,
@@ -205,6 +244,8 @@ def _threads(planned: _Planned, job: ImagenetJob | DecodedJob, *, operate: Opera
         num_prefetched=2,
         pin_memory=False,
         operate=operate,
+        decode=decode,
+        expect=planned.source.expect if isinstance(planned.source, PackedSource) else None,
     )
 
 
@@ -254,4 +295,11 @@ OURS_OPERATIONS: dict[str, Callable[[ImagenetJob], Epoch]] = {
     "tail_kernels": build_tail_kernels,
     "tail_batched": build_tail_batched,
 }
+OURS_PACKED_JPEG: dict[str, Callable[[ImagenetJob], Epoch]] = {
+    "threads": build_threads_packed,
+    "threads_whole": partial(build_threads_packed, restart=False),
+    "threads_scaled": partial(build_threads_packed, decode="scaled"),
+    "threads_files": build_threads,
+}
+OURS_PACKED_RAW: dict[str, Callable[[ImagenetJob], Epoch]] = {"threads": build_threads_packed}
 OURS_DECODED: dict[str, Callable[[DecodedJob], Epoch]] = {"threads": build_threads_decoded}

@@ -8,7 +8,8 @@ from benchmarks.peers_cifar import PEERS_CIFAR, PEERS_CIFAR_OPERATIONS
 from benchmarks.peers_decoded import PEERS_DECODED
 from benchmarks.peers_imagenet import PEERS_IMAGENET, PEERS_OPERATIONS
 from benchmarks.peers_job import Augment, CifarJob, DecodedJob, Epoch, ImagenetJob
-from benchmarks.peers_pixels import RESIZES, mean_difference_from_pillow
+from benchmarks.peers_packed import PEERS_PACKED_JPEG, PEERS_PACKED_RAW
+from benchmarks.peers_pixels import RESIZES, RESIZES_PIXELS, RESIZES_STORED, mean_difference_from_pillow
 
 __all__ = [
     "PEERS_CIFAR",
@@ -16,7 +17,11 @@ __all__ = [
     "PEERS_DECODED",
     "PEERS_IMAGENET",
     "PEERS_OPERATIONS",
+    "PEERS_PACKED_JPEG",
+    "PEERS_PACKED_RAW",
     "RESIZES",
+    "RESIZES_PIXELS",
+    "RESIZES_STORED",
     "Augment",
     "CifarJob",
     "DecodedJob",

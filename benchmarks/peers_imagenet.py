@@ -65,7 +65,7 @@ def _epoch_of_dali(pipeline: Any, *, num_batches: int) -> Iterator[torch.Tensor]
 
 
 def build_ffcv(job: ImagenetJob) -> Epoch:
-    """FFCV, which reads a file of its own: the same images at their size, as JPEG of quality 90. Batches: (N, C, H, W).
+    """FFCV, which reads a file of its own, with the images as JPEG or as pixels. Batches: (N, C, H, W).
 
     It resizes by averaging areas (OpenCV's INTER_AREA). A batch is a view of one of five buffers, written again later.
     """
@@ -74,7 +74,9 @@ def build_ffcv(job: ImagenetJob) -> Epoch:
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
 
-    path = write_beton(job, RGBImageField(write_mode="jpg", jpeg_quality=90), name="imagenet_q90")
+    write_mode = "raw" if job.stored == "raw" else "jpg"  # OpenCV's JPEG: 4:2:0
+    field = RGBImageField(write_mode=write_mode, max_resolution=job.long_side_px, jpeg_quality=job.quality)
+    path = write_beton(job, field, name=f"imagenet_{write_mode}")
     crop = RandomResizedCropRGBImageDecoder((job.size_px, job.size_px), scale=job.area_frac, ratio=job.aspect_ratio)
     loader = Loader(
         path,
@@ -138,17 +140,18 @@ def _transform_by_albumentations(transform: Any, image: Any) -> Any:
 
 def build_torchvision_pil(job: ImagenetJob) -> Epoch:
     """Torchvision v2 transforms of PIL images, in a DataLoader. Batches: (N, C, H, W)."""
-    transform = v2.Compose([*_crop_flip_operate(job), v2.PILToTensor()])
+    transform = v2.Compose([*crop_flip_operate(job), v2.PILToTensor()])
     return epochs_of_dataloader(Samples(job, job.load, transform=transform), job)
 
 
 def build_torchvision_tensors(job: ImagenetJob) -> Epoch:
     """Torchvision's own decoder (deprecated since 0.29) and v2 transforms of tensors. Batches: (N, C, H, W)."""
-    transform = v2.Compose(_crop_flip_operate(job))
+    transform = v2.Compose(crop_flip_operate(job))
     return epochs_of_dataloader(Samples(job, partial(_load_by_torchvision, job), transform=transform), job)
 
 
-def _crop_flip_operate(job: ImagenetJob) -> list[v2.Transform]:
+def crop_flip_operate(job: ImagenetJob) -> list[v2.Transform]:
+    """The job in torchvision's words, for PIL images and for tensors (C, H, W)."""
     crop = v2.RandomResizedCrop(job.size_px, scale=job.area_frac, ratio=job.aspect_ratio, antialias=True)
     return [crop, v2.RandomHorizontalFlip(), *torchvision_operations(job.augment)]
 

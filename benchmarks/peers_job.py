@@ -16,6 +16,9 @@ Epoch = Callable[[], Iterator[Any]]
 Augment = Literal["none", "randaugment", "color_jitter"]
 """What is done to pixels after the flip."""
 
+Stored = Literal["files", "jpeg", "raw"]
+"""How images lie on the disk: as they came, as JPEG files of one quality, as pixels."""
+
 NUM_OPERATIONS, MAGNITUDE, NUM_BINS = 2, 9, 31  # of RandAugment
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
 
@@ -50,14 +53,22 @@ class CifarJob:
 class ImagenetJob:
     """JPEG files -> RandomResizedCrop (bilinear, antialiased where the peer can), flip, `augment` -> uint8 batches.
 
-    Batches lie on the CPU.
+    Batches lie on the CPU. Where images are stored beforehand (`stored` is not "files"), a contender reads `paths`, or
+    stores `originals` in its own format at the same size and quality.
 
     paths: the files of one epoch, in which a file may occur several times.
+    originals: the JPEG files that `paths` were made from, in the same order; none: they are `paths` themselves.
     folder: where a peer may write files of its own.
+    long_side_px: to which larger images were made smaller before they were stored; None: none were.
+    quality: of JPEG, 1..95, with colour at half resolution (4:2:0).
     """
 
     paths: Sequence[str]
     folder: Path
+    originals: Sequence[str] | None = None
+    stored: Stored = "files"
+    long_side_px: int | None = None
+    quality: int = 90
     batch_size: int = 64
     size_px: int = 224
     area_frac: tuple[float, float] = (0.08, 1.0)
@@ -70,8 +81,11 @@ class ImagenetJob:
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Image `index`, and 0 for a label."""
-        with Image.open(self.paths[index]) as image:
-            return image.convert("RGB"), 0
+        return _open_rgb(self.paths[index]), 0
+
+    def load_original(self, index: int) -> tuple[Image.Image, int]:
+        """The same image as it came, before it was stored."""
+        return _open_rgb((self.originals or self.paths)[index]), 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,19 +145,28 @@ def epochs_of_dataloader(samples: Samples, job: CifarJob | ImagenetJob | Decoded
 
 
 def write_beton(job: CifarJob | ImagenetJob, field: Any, *, name: str) -> str:
-    """Writes the job's images as FFCV's own kind of file and returns its path; `field` says how images are stored."""
+    """Writes the job's images as FFCV's own kind of file and returns its path; `field` says how images are stored.
+
+    Of images that were stored beforehand it takes the originals: no JPEG is made from another one.
+    """
     from ffcv.fields import IntField
     from ffcv.writer import DatasetWriter
 
     path = str(job.folder / f"{name}.beton")  # a name for each peer: FFCV overwrites files that are still mapped
     writer = DatasetWriter(path, {"image": field, "label": IntField()}, num_workers=job.num_threads)
-    writer.from_indexed_dataset(Samples(job, job.load, transform=unchanged))
+    load = job.load_original if isinstance(job, ImagenetJob) else job.load
+    writer.from_indexed_dataset(Samples(job, load, transform=unchanged))
     return path
 
 
 def unchanged(image: Any) -> Any:
     """No transform."""
     return image
+
+
+def _open_rgb(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def _keep_opencv_to_one_thread(worker: int) -> None:

@@ -1,6 +1,8 @@
-"""How near each peer's pixels come to Pillow's, where all cut the same window out of the same JPEG files.
+"""How near each peer's pixels come to Pillow's, where all cut the same window out of the same image files.
 
-Each function takes files and windows and returns uint8 (N, size_px, size_px, 3).
+Each function takes files and windows and returns uint8 (N, size_px, size_px, 3); some are ours. What a peer changes
+when it stores images counts where it makes its own copy of files that others read as they are (`RESIZES`), but not
+where all read what was stored beforehand (`RESIZES_STORED`, `RESIZES_PIXELS`).
 """
 
 import io
@@ -17,9 +19,12 @@ from torchvision.transforms.v2 import functional as tv
 
 from benchmarks.peers_imagenet import filter_of_ffmpeg, import_albumentations, import_spdl_io
 
+Resize = Callable[..., npt.NDArray[np.uint8]]
+"""Takes crops, and by keyword size_px."""
+
 
 class Crop(NamedTuple):
-    """A JPEG file, its size, and the window of it that is to be resized, in pixels."""
+    """An image file, its size, and the window of it that is to be resized, in pixels."""
 
     encoded: bytes
     image_height: int
@@ -30,12 +35,12 @@ class Crop(NamedTuple):
     width: int
 
 
-def mean_difference_from_pillow(peer: str, *, paths: Sequence[str], size_px: int = 224) -> float:
+def mean_difference_from_pillow(resize: Resize, *, paths: Sequence[str], size_px: int = 224) -> float:
     """Mean of |peer - Pillow|, of 255, after decoding and resizing the middle three quarters of each file.
 
     Args:
-        peer: A name in `RESIZES`.
-        paths: JPEG files.
+        resize: What the peer does, out of `RESIZES`, `RESIZES_STORED` (JPEG files) or `RESIZES_PIXELS` (any files).
+        paths: Image files.
         size_px: Height and width of the results.
 
     Raises:
@@ -43,7 +48,7 @@ def mean_difference_from_pillow(peer: str, *, paths: Sequence[str], size_px: int
     """
     crops = [_central_crop(path) for path in paths]
     expected = resize_by_pillow(crops, size_px=size_px)
-    found = RESIZES[peer](crops, size_px=size_px)
+    found = resize(crops, size_px=size_px)
     return float(np.abs(found.astype(np.int16) - expected).mean())
 
 
@@ -84,9 +89,13 @@ def resize_by_simplejpeg_and_torch(crops: Iterable[Crop], *, size_px: int) -> np
     images = []
     for crop in crops:
         pixels = simplejpeg.decode_jpeg(crop.encoded, colorspace="RGB")
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        images.append(_resized_crop(image, crop, size_px).permute(1, 2, 0).numpy())
+        images.append(_resize_by_torch(pixels, crop, size_px))
     return np.stack(images)
+
+
+def resize_pixels_by_torch(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """Torch's resize of bytes that were stored as pixels."""
+    return np.stack([_resize_by_torch(np.array(_open_by_pillow(crop)), crop, size_px) for crop in crops])
 
 
 def resize_by_albumentations(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
@@ -131,25 +140,23 @@ def resize_by_dali(crops: Sequence[Crop], *, size_px: int) -> npt.NDArray[np.uin
     return np.array(found.as_tensor())
 
 
-def resize_by_ffcv(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+def resize_by_ffcv(crops: Sequence[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
     """FFCV's own copy of the image (JPEG of quality 90), decoded and resized as its loader does."""
     from ffcv.fields.rgb_image import encode_jpeg
-    from ffcv.libffcv import imdecode, resize_crop
 
-    images = []
-    for crop in crops:
-        pixels = np.array(_open_by_pillow(crop))
-        height, width = crop.image_height, crop.image_width
-        imdecode(encode_jpeg(pixels, 90), pixels, height, width, height, width, 0, 0, 1, 1, False, False)
-        images.append(_resize_by_ffcv(resize_crop, pixels, crop, size_px))
-    return np.stack(images)
+    copies = [encode_jpeg(np.array(_open_by_pillow(crop)), 90) for crop in crops]
+    return np.stack([_decode_and_resize_by_ffcv(copy, crop, size_px) for copy, crop in zip(copies, crops, strict=True)])
+
+
+def resize_by_ffcv_stored(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
+    """A stored JPEG file, decoded and resized as FFCV's loader does: its file holds such JPEGs as they are."""
+    encoded = ((np.frombuffer(crop.encoded, dtype=np.uint8), crop) for crop in crops)
+    return np.stack([_decode_and_resize_by_ffcv(jpeg, crop, size_px) for jpeg, crop in encoded])
 
 
 def resize_by_ffcv_raw(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
-    """The same from a copy that keeps the pixels as they are: what FFCV's resize alone changes."""
-    from ffcv.libffcv import resize_crop
-
-    return np.stack([_resize_by_ffcv(resize_crop, np.array(_open_by_pillow(crop)), crop, size_px) for crop in crops])
+    """From a copy that keeps the pixels as they are: what FFCV's resize alone changes."""
+    return np.stack([_resize_by_ffcv(np.array(_open_by_pillow(crop)), crop, size_px) for crop in crops])
 
 
 def resize_by_spdl(crops: Iterable[Crop], *, size_px: int) -> npt.NDArray[np.uint8]:
@@ -171,16 +178,34 @@ def _resized_crop(image: Any, crop: Crop, size_px: int) -> Any:
     return tv.resized_crop(image, crop.top, crop.left, crop.height, crop.width, [size_px, size_px], antialias=True)
 
 
-def _resize_by_ffcv(resize_crop: Any, pixels: npt.NDArray[np.uint8], crop: Crop, size_px: int) -> npt.NDArray[np.uint8]:
+def _resize_by_torch(pixels_HWC: npt.NDArray[np.uint8], crop: Crop, size_px: int) -> npt.NDArray[np.uint8]:
+    image = torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+    resized: npt.NDArray[np.uint8] = _resized_crop(image, crop, size_px).permute(1, 2, 0).numpy()
+    return resized
+
+
+def _decode_and_resize_by_ffcv(jpeg: npt.NDArray[np.uint8], crop: Crop, size_px: int) -> npt.NDArray[np.uint8]:
+    from ffcv.libffcv import imdecode
+
+    height, width = crop.image_height, crop.image_width
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    imdecode(jpeg, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
+    return _resize_by_ffcv(pixels, crop, size_px)
+
+
+def _resize_by_ffcv(pixels: npt.NDArray[np.uint8], crop: Crop, size_px: int) -> npt.NDArray[np.uint8]:
+    from ffcv.libffcv import resize_crop
+
     image = np.empty((size_px, size_px, 3), dtype=np.uint8)
     resize_crop(pixels, crop.top, crop.top + crop.height, crop.left, crop.left + crop.width, image)
     return image
 
 
-RESIZES: dict[str, Callable[..., npt.NDArray[np.uint8]]] = {
-    "simplejpeg_and_torch": resize_by_simplejpeg_and_torch,
+RESIZES: dict[str, Resize] = {
+    "threads": resize_by_simplejpeg_and_torch,
+    "reference": resize_by_torchvision_tensors,
+    "dali_planned": resize_by_dali,
     "ffcv": resize_by_ffcv,
-    "ffcv_raw": resize_by_ffcv_raw,
     "dali": resize_by_dali,
     "albumentations": resize_by_albumentations,
     "albumentations_area": resize_by_albumentations_area,
@@ -188,4 +213,20 @@ RESIZES: dict[str, Callable[..., npt.NDArray[np.uint8]]] = {
     "torchvision_pil": resize_by_torchvision_pil,
     "timm": resize_by_torchvision_pil,
     "spdl": resize_by_spdl,
+}
+
+RESIZES_STORED: dict[str, Resize] = {
+    **RESIZES,
+    **dict.fromkeys(("threads", "threads_whole", "threads_files"), resize_by_simplejpeg_and_torch),
+    "ffcv": resize_by_ffcv_stored,
+    "webdataset": resize_by_torchvision_pil,
+    "litdata": resize_by_torchvision_tensors,
+    "mosaicml": resize_by_torchvision_pil,
+}
+
+RESIZES_PIXELS: dict[str, Resize] = {
+    "threads": resize_pixels_by_torch,
+    "ffcv": resize_by_ffcv_raw,
+    "torchvision_pil": resize_by_torchvision_pil,
+    **dict.fromkeys(("webdataset", "litdata", "mosaicml"), resize_pixels_by_torch),
 }

@@ -4,6 +4,7 @@ benchmarks/results/recipes.csv       -> docs/recipes.md, the figure in each reci
 benchmarks/results/recipe_epochs.csv    and docs/course.md between <!-- NAME: made by `make tables` --> and <!-- end -->
                                      -> docs/figures/*.png
 benchmarks/results/operations.csv    -> docs/operations.md
+benchmarks/results/loader_*.csv      -> the blocks of docs/loader.md and docs/augmentation.md, docs/figures/loader.png
 configs/operations.py                -> the block of docs/augmentation.md
 
 CI runs it with --check, which changes nothing and fails if a text is not what these say.
@@ -24,6 +25,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.publish_loader import LOADER_JOBS, draw_loaders, loader_picture, loader_table
 from benchmarks.recipes import ALONE, AUGMENTATIONS, RESULTS, ROOT, read_csv
 from configs.operations_table import step_table
 from report.intervals import holm, welch
@@ -164,13 +166,16 @@ def texts() -> dict[Path, str]:
         "cosine": lambda: course_block(groups, COMPARISONS["cosine"]),
         "length": lambda: length_block(epochs),
         "operations": step_table,
+        "loader_picture": lambda: loader_picture(load_loaders()),
+        **{f"loader_{job}": functools.partial(loader_table, rows) for job, rows in load_loaders().items()},
         **{f"picture_{name}": functools.partial(picture_block, epochs, name) for name in COMPARISONS},
     }
     written = {
         ROOT / "docs" / "recipes.md": recipes_page(groups),
         ROOT / "docs" / "operations.md": operations_page(read_csv(RESULTS / "operations.csv")),
     }
-    for path in (ROOT / "README.md", ROOT / "docs" / "course.md", ROOT / "docs" / "augmentation.md"):
+    for name in ("README.md", "docs/course.md", "docs/augmentation.md", "docs/loader.md"):
+        path = ROOT / name
         written[path] = _BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], path.read_text())
     measured = {group.recipe: group for group in groups if not group.overrides}
     for recipe in all_recipes():
@@ -214,6 +219,11 @@ def median_run(rows: _Rows) -> dict[str, str] | None:
     return sorted(alike, key=lambda row: float(row["minutes"]))[len(alike) // 2] if alike else None
 
 
+def load_loaders() -> dict[str, _Rows]:
+    """The rows of each job of docs/loader.md; none of a job that was not measured."""
+    return {job: read_csv(RESULTS / f"loader_{job}.csv") for job in LOADER_JOBS}
+
+
 def readme_table(groups: list[Group]) -> str:
     """The recipes as they are, one line each."""
     measured = {group.recipe: group for group in groups if not group.overrides}
@@ -250,6 +260,7 @@ def speed_block() -> str:
     rows = {job: read_csv(RESULTS / f"loader_{job}.csv") for job in jobs}
     if not any(rows.values()):
         return "Not measured yet.\n"
+    rows = {job: [row for row in of_job if row["images_per_s"]] for job, of_job in rows.items()}
     speeds = {job: {row["contender"]: f"{int(row['images_per_s']):,}" for row in rows[job]} for job in jobs}
     names = list(dict.fromkeys(row["contender"] for job in jobs for row in rows[job]))
     lines = [f"| images/s | {' | '.join(jobs.values())} |", f"| --- |{' ---: |' * len(jobs)}"]
@@ -394,6 +405,7 @@ def draw_figures(folder: Path) -> None:
     for name, comparison in COMPARISONS.items():
         if comparison.rows_of(rows):
             _draw(comparison.rows_of(rows), comparison.arms, folder / f"{name}.png")
+    draw_loaders(load_loaders(), folder / "loader.png")
 
 
 def _draw(rows: _Rows, arms: dict[_Arm, str], path: Path) -> None:

@@ -39,6 +39,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "augment.rrc_ratio": ("augment.crop", ("rrc",)),
     "input.crop_frac": ("input.fit", ("crop",)),
     "loader.workers": ("loader.backend", ("threads", "auto")),
+    "loader.decode": ("loader.backend", ("threads", "auto")),
 }
 
 # field of data -> the kinds of data sets that read it

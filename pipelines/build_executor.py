@@ -27,6 +27,7 @@ from pipelines.policy import Action
 from pipelines.preview import Renumbered
 from pipelines.source import Source, refuse_bad
 from pipelines.sources.own_dataset import OwnSource
+from pipelines.sources.packed import PackedSource
 
 Windows = Literal["drawn", "stored"]  # whether a resident store holds whole images, or windows cut and resized
 
@@ -137,6 +138,7 @@ def build_executor(
     on_gpu = place.device.type == "cuda"
     num_threads = loader.num_threads or place.num_cores
     num_workers = min(8, place.num_cores) if loader.num_workers is None else loader.num_workers
+    decode = loader.decode if parts.split == "train" else "exact"
     match choose_backend(config, data).name:
         case "reference":
             return ReferenceExecutor(
@@ -156,6 +158,7 @@ def build_executor(
                 num_prefetched=loader.prefetch_batches,
                 pin_memory=on_gpu,
                 operate=parts.operate,
+                decode=decode,
             )
         case "threads":
             return ThreadsExecutor(
@@ -166,6 +169,8 @@ def build_executor(
                 num_prefetched=loader.prefetch_batches,
                 pin_memory=on_gpu,
                 operate=parts.operate,
+                decode=decode,
+                expect=source.expect if isinstance(source, PackedSource) else None,
             )
         case "dali":
             return _build_dali(config, data, parts, place=place, num_threads=num_threads)

@@ -25,6 +25,7 @@ _Bytes = npt.NDArray[np.uint8]
 _SOF0, _SOF1, _SOS, _DRI = 0xC0, 0xC1, 0xDA, 0xDD
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # what lies between is DHT, JPG, DAC
 _LONGEST = 2**16 - 1  # bytes of a segment, for its length is kept in 16 bits
+_LEAST_WIDTH_PX = 5  # of a part: with two columns of colours or less, libjpeg makes those of pixels otherwise
 _MOST_AREA_FRAC = 0.8  # of an image; a larger window gains nothing (two cores of an Intel Xeon: break-even at 0.9)
 
 
@@ -98,14 +99,28 @@ def find_segments(encoded: bytes | memoryview) -> Segments | None:
     )
 
 
-def plan_cut(segments: Segments, window: Window, *, height: int, width: int) -> Cut | None:
-    """Which segments of an image of that size, in pixels, hold a window; None where it is most of the image."""
+def plan_cut(segments: Segments, window: Window, *, height: int, width: int, scale: int = 1) -> Cut | None:
+    """Which segments hold a window; None where it is most of the image.
+
+    Args:
+        segments: Those of the image.
+        window: The part that is wanted.
+        height: Height of the image in pixels.
+        width: Its width.
+        scale: By what it will be made smaller while it is decoded (`pipelines.decode.scale_of`).
+    """
     top, left, window_height, window_width = window
     if window_height * window_width > _MOST_AREA_FRAC * height * width:
         return None
+    around_px = 2 * scale - 1  # a pixel of the smaller image, beyond the window rounded outward to such pixels
     tall_px, wide_px, per_row = segments.mcu_height_px, segments.segment_width_px, segments.per_row
-    first_row, stop_row = max(top - 1, 0) // tall_px, -(-min(top + window_height + 1, height) // tall_px)
-    first, stop = max(left - 1, 0) // wide_px, -(-min(left + window_width + 1, width) // wide_px)
+    first_row, stop_row = (
+        max(top - around_px, 0) // tall_px,
+        -(-min(top + window_height + around_px, height) // tall_px),
+    )
+    first, stop = max(left - around_px, 0) // wide_px, -(-min(left + window_width + around_px, width) // wide_px)
+    if first > 0 and min(stop * wide_px, width) - first * wide_px < _LEAST_WIDTH_PX * scale:
+        first -= 1
     start = segments.scan + _num_bytes(segments.lengths_L[: first_row * per_row])
     part_top, part_left = first_row * tall_px, first * wide_px
     return Cut(

@@ -21,6 +21,7 @@ class Scratch:
         self._file = bytearray(0)
         self._pixels = np.empty(0, dtype=np.uint8)
         self._window = np.empty(0, dtype=np.uint8)
+        self._boxed = np.empty(0, dtype=np.uint8)
         self._fitted = np.empty(0, dtype=np.uint8)
         self._spliced = np.empty(0, dtype=np.uint8)
         self.jpeg_windows = JpegWindowDecoder()
@@ -43,6 +44,11 @@ class Scratch:
         """At least `num_bytes` of memory for a window that was resized, uint8 (M,)."""
         self._fitted = _grown(self._fitted, num_bytes)
         return self._fitted
+
+    def boxed(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """At least `num_bytes` of memory for what a letterbox surrounds, uint8 (M,)."""
+        self._boxed = _grown(self._boxed, num_bytes)
+        return self._boxed
 
     def read_file(self, path: str | bytes) -> memoryview:
         """The bytes of a file.

@@ -54,12 +54,19 @@ class Source(Protocol):
         ...
 
     def read_image(
-        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, window: Window | None = None
+        self,
+        sample_id: int,
+        *,
+        channels: int,
+        scratch: Scratch | None = None,
+        window: Window | None = None,
+        least_px: tuple[int, int] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C), of the window, or of the whole image, which has the size in `sizes_N2`.
 
         They lie in `scratch`, if given, until its next use. Of an image that has been found whole before, what lies
-        beside the window need not be decoded.
+        beside the window need not be decoded. Given `least_px`, height and width, a JPEG's window may come at a half,
+        a quarter or an eighth of its size, as long as it is not smaller than that; see `pipelines.decode.scale_of`.
 
         Raises:
             ValueError: The image cannot be read; the message gives the reason, not the name.
@@ -112,7 +119,13 @@ class ArraySource:
         return int(self.images_NHWC.shape[3]) == 1
 
     def read_image(
-        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, window: Window | None = None
+        self,
+        sample_id: int,
+        *,
+        channels: int,
+        scratch: Scratch | None = None,
+        window: Window | None = None,
+        least_px: tuple[int, int] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C); grey is repeated where three channels are asked for."""
         image: npt.NDArray[np.uint8] = self.images_NHWC[sample_id]

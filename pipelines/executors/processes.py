@@ -5,6 +5,7 @@ plans -> worker: read, decode, resize, shift, flip, operate (pipelines/chunks.py
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Literal
 
 import torch
 
@@ -26,6 +27,7 @@ class ProcessesExecutor:
         num_prefetched: Batches that each of them works on ahead of the one handed out.
         pin_memory: Whether images lie in pinned memory.
         operate: Does the plan's operations; None leaves them to others.
+        decode: See `pipelines.chunks.ChunkWork`.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class ProcessesExecutor:
         num_prefetched: int,
         pin_memory: bool,
         operate: Operate | None = None,
+        decode: Literal["exact", "scaled"] = "exact",
     ) -> None:
-        work = ChunkWork(source, channels=channels, interpolation=interpolation, operate=operate)
+        work = ChunkWork(source, channels=channels, interpolation=interpolation, operate=operate, decode=decode)
         self._workers = PlanWorkers(
             partial(_carry_out, work=work, channels=channels),
             num_workers=num_workers,

@@ -6,12 +6,13 @@ Legend of shape letters: N rows of a plan, S height and width of the result, C c
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from pipelines.execution import Carried, Operate
 from pipelines.plan import Plan
 from pipelines.source import Source
 
+_READ_AHEAD = 8  # batches
 _CHUNK = 8  # samples per task: few enough that no thread is left alone with the end of a batch
 
 
@@ -42,6 +44,9 @@ class ThreadsExecutor:
         num_prefetched: Batches that are worked on ahead of the one handed out.
         pin_memory: Whether slots lie in pinned memory, for copies to a GPU.
         operate: Does the plan's operations, in many threads at once; None leaves them to others.
+        decode: See `pipelines.chunks.ChunkWork`.
+        expect: Told the sample ids of plans some batches before they are worked on, so that the system can fetch what
+            is to be read from a disk; None = nobody is.
     """
 
     def __init__(
@@ -54,17 +59,20 @@ class ThreadsExecutor:
         num_prefetched: int,
         pin_memory: bool,
         operate: Operate | None = None,
+        decode: Literal["exact", "scaled"] = "exact",
+        expect: Callable[[npt.NDArray[np.int64]], None] | None = None,
     ) -> None:
-        self._work = ChunkWork(source, channels=channels, interpolation=interpolation, operate=operate)
+        self._work = ChunkWork(source, channels=channels, interpolation=interpolation, operate=operate, decode=decode)
         self._channels = channels
         self._num_prefetched = num_prefetched
         self._pin_memory = pin_memory
+        self._expect = expect
         self._pool = _start_threads(num_threads)
         self._free: list[Tensor] = []
 
     def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
         """Each plan carried out, images uint8 (N, S, S, C) on the CPU, in a slot that is used again."""
-        coming = iter(plans)
+        coming = iter(plans) if self._expect is None else self._announced(plans, self._expect)
         jobs: deque[_Job] = deque()
         try:
             while True:
@@ -79,6 +87,16 @@ class ThreadsExecutor:
                 self._free.append(jobs.popleft().slot)
         finally:
             self._abandon(jobs)
+
+    def _announced(self, plans: Iterable[Plan], expect: Callable[[npt.NDArray[np.int64]], None]) -> Iterator[Plan]:
+        """The plans, drawn so much earlier that a disk has time to find what they need."""
+        waiting: deque[Plan] = deque()
+        for plan in plans:
+            self._pool.submit(expect, plan.ids_N[: len(plan.ids_N) // plan.num_views])
+            waiting.append(plan)
+            if len(waiting) > _READ_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
 
     def _start(self, plan: Plan) -> _Job:
         num_samples = len(plan.ids_N) // plan.num_views

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pipelines.decode import decode_image, decode_jpeg
+from pipelines.decode import decode_image, decode_jpeg, scale_of, scaled_window
 from pipelines.jpeg_window import Window
 from pipelines.scratch import Arena, Scratch
 from pipelines.source import cut
@@ -51,7 +51,13 @@ class FolderSource:
         return os.path.join(self.root, os.fsdecode(bytes(self.names_N[sample_id])))
 
     def read_image(
-        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, window: Window | None = None
+        self,
+        sample_id: int,
+        *,
+        channels: int,
+        scratch: Scratch | None = None,
+        window: Window | None = None,
+        least_px: tuple[int, int] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C), of the window, or of the whole image, which has the size in `sizes_N2`.
 
@@ -68,6 +74,10 @@ class FolderSource:
             if orientation:
                 encoded = self._read_jpeg_file(sample_id, scratch)
                 if window and scratch and orientation == 1 and self._is_whole(sample_id, encoded):
+                    scale = scale_of(window, least_px)
+                    if scale > 1:
+                        small = decode_jpeg(encoded, channels=channels, orientation=1, scratch=scratch, scale=scale)
+                        return cut(small, scaled_window(window, scale))
                     height, width = self.sizes_N2[sample_id].tolist()
                     decode_window = scratch.jpeg_windows.decode
                     part = decode_window(encoded, window, height=height, width=width, channels=channels)

@@ -345,7 +345,13 @@ class OwnSource:
         return f"{self.name}, item {self.places_N[sample_id]} of {self.split}"
 
     def read_image(
-        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, window: Window | None = None
+        self,
+        sample_id: int,
+        *,
+        channels: int,
+        scratch: Scratch | None = None,
+        window: Window | None = None,
+        least_px: tuple[int, int] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C), of the window, or of the whole image.
 

@@ -10,17 +10,16 @@ sample id -> shard, place -> pread -> JPEG: only the restart segments under the 
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import Image
 
-from pipelines.decode import decode_image, decode_jpeg
+from pipelines.decode import decode_image, decode_jpeg, scale_of, scaled_window
 from pipelines.jpeg_segments import Cut, Segments, plan_cut, splice
 from pipelines.jpeg_window import Window
 from pipelines.scratch import Arena, Scratch
@@ -62,7 +61,13 @@ class PackedSource:
         return f"{self.shards.paths[self.index.shards_N[row]]} at byte {self.index.offsets_N[row]} ({name})"
 
     def read_image(
-        self, sample_id: int, *, channels: int, scratch: Scratch | None = None, window: Window | None = None
+        self,
+        sample_id: int,
+        *,
+        channels: int,
+        scratch: Scratch | None = None,
+        window: Window | None = None,
+        least_px: tuple[int, int] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """The pixels, uint8 (H, W, C), of the window, or of the whole image, which has the size in `sizes_N2`.
 
@@ -72,7 +77,7 @@ class PackedSource:
             ValueError: The shard is gone, or what lies in it is not what was packed; the message gives the reason.
         """
         try:
-            return self._read(sample_id, channels, scratch or Scratch(), window)
+            return self._read(sample_id, channels, scratch or Scratch(), window, least_px)
         except ValueError:
             raise
         except Exception as error:  # whatever broken bytes bring about, memory that does not suffice among it
@@ -103,14 +108,13 @@ class PackedSource:
         except OSError as error:
             raise ValueError(explain(error)) from error
 
-    def expect(self, ids: Iterable[int]) -> None:
+    def expect(self, ids: npt.NDArray[np.int64]) -> None:
         """Has the system fetch samples that will soon be read."""
-        index = self.index
-        for row in self.ids_M[np.asarray(ids)].tolist():
+        rows_M, index = self.ids_M[ids], self.index
+        places = (index.shards_N[rows_M], index.offsets_N[rows_M], index.num_bytes_N[rows_M])
+        for shard, start, num_bytes in zip(*(array.tolist() for array in places), strict=True):
             try:
-                self.shards.expect(
-                    int(index.shards_N[row]), start=int(index.offsets_N[row]), num_bytes=int(index.num_bytes_N[row])
-                )
+                self.shards.expect(shard, start=start, num_bytes=num_bytes)
             except OSError:
                 return  # whoever reads it finds out, and says so
 
@@ -136,20 +140,27 @@ class PackedSource:
         crcs_M = self.index.crcs_N[self.ids_M]
         return fingerprint_packed(self.class_names, self.labels_N, self.sizes_N2, crcs_M, self.weights_N)
 
-    def _read(self, sample_id: int, channels: int, scratch: Scratch, window: Window | None) -> npt.NDArray[np.uint8]:
+    def _read(
+        self,
+        sample_id: int,
+        channels: int,
+        scratch: Scratch,
+        window: Window | None,
+        least_px: tuple[int, int] | None,
+    ) -> npt.NDArray[np.uint8]:
         row = int(self.ids_M[sample_id])
         kind = int(self.index.kinds_N[row])
-        height, width = self.index.sizes_N2[row].tolist()
         if window is not None and self.checked_M[sample_id]:
             if kind == RAW:
                 return self._read_rows(row, channels, scratch, window)
             if kind == 1:
-                part = self._read_part(row, channels, scratch, window, height, width)
+                part = self._read_part(row, channels, scratch, window, scale_of(window, least_px))
                 if part is not None:
                     return part
         encoded = self._read_bytes(sample_id, row, scratch)
         if kind == RAW:
-            pixels = self._with_channels(_pixels_of(encoded, height, width), channels)
+            height, width = self.index.sizes_N2[row].tolist()
+            pixels = _with_channels(_pixels_of(encoded, height, width), channels)
         elif kind == 0:
             pixels = decode_image(bytes(encoded), channels=channels)
         else:
@@ -164,25 +175,25 @@ class PackedSource:
         start = int(self.index.offsets_N[row]) + NPY_HEADER_BYTES + int(top * line)
         self.shards.read(int(self.index.shards_N[row]), start=start, room=room)
         pixels = np.frombuffer(room, dtype=np.uint8).reshape(height, self.index.sizes_N2[row, 1], -1)
-        return self._with_channels(pixels[:, left : left + width], channels)
+        return _with_channels(pixels[:, left : left + width], channels)
 
     def _read_part(
-        self, row: int, channels: int, scratch: Scratch, window: Window, height: int, width: int
+        self, row: int, channels: int, scratch: Scratch, window: Window, scale: int
     ) -> npt.NDArray[np.uint8] | None:
         """A window of an upright JPEG that was checked before; None where all of it must be decoded."""
+        height, width = self.index.sizes_N2[row].tolist()
         segments = self.index.segments(row)
-        if segments is None or (channels == 1 and not self.index.grey_N[row]):
-            encoded = self._read_bytes(None, row, scratch)
-            return scratch.jpeg_windows.decode(encoded, window, height=height, width=width, channels=channels)
-        planned = plan_cut(segments, window, height=height, width=width)
-        if planned is None:
-            return None
-        spliced = self._read_segments(row, segments, planned, scratch)
-        buffer = scratch.pixels(planned.height * planned.width * channels)
-        colours = "GRAY" if channels == 1 else "RGB"
-        pixels = simplejpeg.decode_jpeg(spliced, colorspace=colours, buffer=buffer, strict=True)
-        top, left, window_height, window_width = window
-        return cut(pixels, (top - planned.top, left - planned.left, window_height, window_width))
+        planned = None if segments is None else plan_cut(segments, window, height=height, width=width, scale=scale)
+        if segments is not None and planned is not None and (channels == 3 or self.index.grey_N[row]):
+            spliced = self._read_segments(row, segments, planned, scratch)
+            pixels = decode_jpeg(spliced, channels=channels, orientation=1, scratch=scratch, scale=scale)
+            top, left, *sides = window
+            return cut(pixels, scaled_window((top - planned.top, left - planned.left, sides[0], sides[1]), scale))
+        encoded = self._read_bytes(None, row, scratch)
+        if scale > 1:
+            pixels = decode_jpeg(encoded, channels=channels, orientation=1, scratch=scratch, scale=scale)
+            return cut(pixels, scaled_window(window, scale))
+        return scratch.jpeg_windows.decode(encoded, window, height=height, width=width, channels=channels)
 
     def _read_segments(self, row: int, segments: Segments, planned: Cut, scratch: Scratch) -> memoryview:
         """The small JPEG around a window; no more than its header and its rows are read."""
@@ -206,12 +217,13 @@ class PackedSource:
             self.checked_M[sample_id] = True
         return room
 
-    def _with_channels(self, pixels: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
-        if pixels.shape[2] == channels:
-            return pixels
-        if channels == 3:
-            return np.repeat(pixels, 3, axis=2)
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
+
+def _with_channels(pixels: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
 
 
 def _pixels_of(encoded: memoryview, height: int, width: int) -> npt.NDArray[np.uint8]:

@@ -155,7 +155,7 @@ def test_a_recipes_header_has_no_figure_but_the_measured_one() -> None:
 
 def test_all_texts_are_there_and_hold_the_blocks() -> None:
     names = {str(path.relative_to(publish.ROOT)) for path in publish.texts()}
-    pages = {"docs/recipes.md", "docs/course.md", "docs/operations.md", "docs/augmentation.md"}
+    pages = {"docs/recipes.md", "docs/course.md", "docs/operations.md", "docs/augmentation.md", "docs/loader.md"}
     assert names == {"README.md", *pages, *publish.all_recipes()}
 
 

@@ -47,7 +47,7 @@ def with_key(config: Config, key: str, value: Any) -> Config:
 
 def with_data(config: Config, dataset: str, **values: Any) -> Config:
     """The configuration with a data set, and with the root that some cannot do without."""
-    root = "somewhere" if dataset in ("folder", "manifest") else None
+    root = "somewhere" if dataset in ("folder", "manifest", "packed") else None
     return with_values(config, data__dataset=dataset, data__root=root, **values)
 
 
@@ -173,6 +173,7 @@ OTHER_VALUES = {
     "augment.rrc_scale": (0.1, 0.2),
     "augment.rrc_ratio": (0.8, 0.9),
     "loader.workers": "processes",
+    "loader.decode": "scaled",
 }
 
 
@@ -190,8 +191,8 @@ def default_of(key: str) -> Any:
 
 
 def test_the_tests_of_unread_options_saw_all_of_them() -> None:
-    assert len(check._READ_BY) == 20
-    assert (len(READ), len(UNREAD)) == (29, 78)
+    assert len(check._READ_BY) == 21
+    assert (len(READ), len(UNREAD)) == (31, 81)
     assert len(check._READ_BY_DATA) == 5
 
 
@@ -228,6 +229,7 @@ DATA_SETS: dict[str, str] = {
     "digits": "digits",
     "folder": "folder",
     "manifest": "manifest",
+    "packed": "packed",
     "torchvision": "cifar10",
     "own": "my_data.birds:Birds",
 }
@@ -235,6 +237,7 @@ KIND_WORDS = {
     "digits": "data.dataset=digits",
     "folder": "data.dataset=folder",
     "manifest": "data.dataset=manifest",
+    "packed": "data.dataset=packed",
     "torchvision": "a data set of torchvision's",
     "own": "your own data set (data.dataset=package.module:Name)",
 }
@@ -247,7 +250,7 @@ DATA_VALUES = {
 }
 # by hand, from the meanings in the schema
 DATA_READERS = {
-    "data.root": {"folder", "manifest", "torchvision"},
+    "data.root": {"folder", "manifest", "packed", "torchvision"},
     "data.args": {"own"},
     "data.image_root": {"manifest"},
     "data.path_column": {"manifest"},
@@ -255,9 +258,9 @@ DATA_READERS = {
 }
 
 
-def test_there_are_five_kinds_of_data_sets_and_all_are_tested() -> None:
+def test_there_are_six_kinds_of_data_sets_and_all_are_tested() -> None:
     assert set(typing.get_args(check.DataKind)) == set(DATA_SETS) == set(KIND_WORDS)
-    assert len(DATA_SETS) == 5
+    assert len(DATA_SETS) == 6
     assert set(DATA_READERS) == set(check._READ_BY_DATA) == set(DATA_VALUES)
 
 
@@ -306,12 +309,22 @@ def test_a_manifest_without_a_root_is_refused_with_the_option_to_add(
     assert typed_back("--data.root DIR", wrong, parser, tmp_path).data.root == "DIR"
 
 
+def test_a_packed_data_set_without_a_root_is_refused_with_the_option_to_add(
+    config: Config, parser: ArgumentParser, tmp_path: Path
+) -> None:
+    wrong = with_values(config, data__dataset="packed")
+    wanted = "data.dataset=packed needs data.root, the folder that tools.pack made; add --data.root DIR."
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_config(wrong)
+    assert typed_back("--data.root DIR", wrong, parser, tmp_path).data.root == "DIR"
+
+
 @pytest.mark.parametrize("kind", DATA_SETS)
-def test_only_a_manifest_can_weight_its_images_and_the_offers_work(
+def test_only_a_manifest_packed_or_not_can_weight_its_images_and_the_offers_work(
     config: Config, parser: ArgumentParser, tmp_path: Path, kind: str
 ) -> None:
     chosen = with_data(config, DATA_SETS[kind], data__sampling="weighted")
-    if kind == "manifest":
+    if kind in ("manifest", "packed"):
         check_config(chosen)
         return
     wanted = (

@@ -278,8 +278,8 @@ def literal_keys() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_there_are_fifteen_keys_that_are_choices_among_words() -> None:
-    assert len(literal_keys()) == 15
+def test_there_are_sixteen_keys_that_are_choices_among_words() -> None:
+    assert len(literal_keys()) == 16
     assert literal_keys()["data.sampling"] == ("shuffled", "balanced", "weighted")
     assert "data.dataset" not in literal_keys(), "its names are torchvision's and the user's too, and checked elsewhere"
 
@@ -522,7 +522,7 @@ def manifest_and_milestones(config: Config) -> Config:
     return dataclasses.replace(
         config,
         model=ModelConfig(name="torchvision/resnet18", stem="small"),
-        loader=LoaderConfig(workers="processes"),
+        loader=LoaderConfig(workers="processes", decode="scaled"),
         schedule=ScheduleConfig(name="multi_step", milestones_epochs=(1.5, 3.0), gamma=0.5),
         run=RunConfig(trackers=("wandb", "tensorboard")),
     )
