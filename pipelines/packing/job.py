@@ -78,10 +78,13 @@ def making(dest: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _lock(file: TextIO, work: Path) -> None:
-    """Keeps others out as long as the file is open, where the file system knows locks."""
+    """Keeps other programs out as long as the file is open, where the file system knows locks.
+
+    Not flock: workers, which live a little longer than a program that is killed, would hold its lock, too.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
         raise ValueError(f"{work} is being written by another program; wait for it, or stop it.") from error
     except OSError:
         return  # no locks here: it is left to the user not to call twice at once
