@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from pipelines.sources.packed import DATASET_FILE, PackedSet, load_dataset
 
 REFUSED_FILE = "refused.jsonl"
+PART_SUFFIX = ".part"
 _JOB_FILE = "job.json"
 _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -96,14 +97,14 @@ def _claim(file: TextIO, wanted: str, work: Path) -> None:
     found = file.read()
     if (work / DATASET_FILE).exists():  # the earlier call was at sweeping; its job.json may be gone
         found = str(load_dataset(work).settings.get("job"))
-    if len(found) == len(wanted):
-        if found != wanted:
-            raise ValueError(
-                f"{work} was begun with other settings, or from data that was different then; give the same again, or "
-                "remove that folder."
-            )
-        return
-    file.truncate(0)  # nothing, or what was half-written when the disk was full
+    elif not any(work.glob(f"*{PART_SUFFIX}")):
+        found = ""  # nothing is finished that could be about something else
+    if found not in ("", wanted):
+        raise ValueError(
+            f"{work} was begun with other settings, or from data that was different then; give the same again, or "
+            "remove that folder."
+        )
+    file.truncate(0)
     file.write(wanted)
     file.flush()
     os.fsync(file.fileno())

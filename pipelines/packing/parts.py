@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipelines.packing.job import REFUSED_FILE, sync_folder
+from pipelines.packing.job import PART_SUFFIX, REFUSED_FILE, sync_folder
 from pipelines.sources.blocks import load_blocks, save_blocks
 from pipelines.sources.packed import PackedSet, ShardFacts, load_dataset, write_dataset
 from pipelines.sources.packed_index import (
@@ -154,4 +154,4 @@ def sum_up(dest: Path) -> Packed:
 
 
 def _path(work: Path, split: str, number: int) -> Path:
-    return work / f"{split}-{number:05}.part"
+    return work / f"{split}-{number:05}{PART_SUFFIX}"

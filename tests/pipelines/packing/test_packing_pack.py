@@ -267,9 +267,7 @@ def test_a_split_of_which_nothing_can_be_read_is_an_error_with_reasons(tmp_path:
     for name in ("a", "b"):
         (root / "val" / name).mkdir(parents=True)
         (root / "val" / name / "0.jpg").write_bytes((root / "train/a/000.jpg").read_bytes()[:-300])
-    with pytest.raises(
-        ValueError, match=r"none of the 2 images of val could be packed:\n  val/a/0.jpg: Premature end"
-    ):
+    with pytest.raises(ValueError, match=r"none of the 2 images of val could be packed:\n  val/a/0.jpg: Premature end"):
         pack_folder(root, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
@@ -375,10 +373,12 @@ def test_shards_that_are_finished_are_not_made_again(tmp_path: Path, monkeypatch
     assert asked[18:] == list(range(asked[18], 20))
 
 
-def test_a_half_written_note_of_what_was_to_be_done_is_written_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("note", ["", "012", "0" * 64])
+def test_a_folder_in_which_no_shard_is_finished_binds_nobody(tmp_path: Path, note: str) -> None:
     root, dest = write_many(tmp_path / "r", 4), tmp_path / "d"
     work_folder(dest).mkdir()
-    (work_folder(dest) / "job.json").write_text("012")
+    (work_folder(dest) / "job.json").write_text(note)
+    (work_folder(dest) / "train-00000.tar.tmp").write_bytes(b"half a shard")
     assert pack_folder(root, dest).num_samples == {"train": 4}
 
 
