@@ -34,7 +34,7 @@ class Options:
         short_side: The same of the shorter side.
         quality: Of JPEG, 1 to 100.
         subsampling: Of the colours of JPEG.
-        restart: Whether JPEGs get restart markers (1 to 2 % more bytes).
+        restart: Whether JPEGs get restart markers (2 to 3 % more bytes).
         shard_mib: Longest shard, in MiB.
         workers: Processes that decode and encode. Default: CPU cores.
     """

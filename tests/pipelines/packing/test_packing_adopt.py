@@ -371,6 +371,8 @@ def test_a_split_without_a_good_sample_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "e").exists()
 
 
+# webdataset leaves closing its files to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_samples_are_grouped_as_webdataset_groups_them(tmp_path: Path) -> None:
     members = {
         "./a.b/0.JPG": encoded(0),
