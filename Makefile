@@ -4,6 +4,7 @@
 #   make lint    format, lint, types, import contracts, figures in texts
 #   make setup   only makes .venv and installs
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
+#   make study DATA=DIR   times ways of loading a folder of photographs, for docs/loader_study.md (minutes)
 #   make operations DATA=DIR   measures on a folder of photographs how near executors are to torchvision (minutes)
 #   make loaders DATA=DIR      measures loaders on a folder of JPEG files, ours and others', and shows them (an hour)
 PYTHON ?= python3
@@ -12,7 +13,7 @@ STUDY ?= digits
 DATA ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint recipes operations loaders tables
+.PHONY: setup train test lint recipes operations loaders study tables
 
 setup: .venv/installed
 
@@ -45,6 +46,12 @@ loaders: setup
 	for job in imagenet packed_400 packed_original packed_raw; do \
 		$(BIN)/python -m benchmarks.loader $$job --images $(DATA) $(ARGS) || exit; \
 	done
+	$(BIN)/python -m benchmarks.publish
+
+study: setup
+	$(BIN)/python -m tools.loader_study --config configs/cifar10/simple_cnn_bn_dropout_aug.yaml --data.root $(DATA) \
+		--input.size_px 224 --augment.crop rrc --train.global_batch_size 64 \
+		--out docs/figures/loader_study.png $(ARGS) > benchmarks/results/loader_study.txt
 	$(BIN)/python -m benchmarks.publish
 
 tables: setup

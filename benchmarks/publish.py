@@ -5,6 +5,7 @@ benchmarks/results/recipe_epochs.csv    and docs/course.md between <!-- NAME: ma
                                      -> docs/figures/*.png
 benchmarks/results/operations.csv    -> docs/operations.md
 benchmarks/results/loader_*.csv      -> the blocks of docs/loader.md and docs/augmentation.md, docs/figures/loader.png
+benchmarks/results/loader_study.txt  -> the block of docs/loader_study.md
 configs/operations.py                -> the block of docs/augmentation.md
 
 CI runs it with --check, which changes nothing and fails if a text is not what these say.
@@ -145,7 +146,7 @@ def main() -> None:
     if options.check:
         if stale:
             names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
-            sources = "benchmarks/results/*.csv and configs/operations.py"
+            sources = "benchmarks/results/* and configs/operations.py"
             sys.exit(f"not what {sources} say: {names}; run `make tables` and commit the result.")
         return
     for path in stale:
@@ -168,14 +169,15 @@ def texts() -> dict[Path, str]:
         "operations": step_table,
         "loader_picture": lambda: loader_picture(load_loaders()),
         **{f"loader_{job}": functools.partial(loader_table, rows) for job, rows in load_loaders().items()},
+        "loader_study": study_block,
         **{f"picture_{name}": functools.partial(picture_block, epochs, name) for name in COMPARISONS},
     }
     written = {
         ROOT / "docs" / "recipes.md": recipes_page(groups),
         ROOT / "docs" / "operations.md": operations_page(read_csv(RESULTS / "operations.csv")),
     }
-    for name in ("README.md", "docs/course.md", "docs/augmentation.md", "docs/loader.md"):
-        path = ROOT / name
+    pages = ("course", "augmentation", "loader", "loader_study")
+    for path in (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in pages)):
         written[path] = _BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], path.read_text())
     measured = {group.recipe: group for group in groups if not group.overrides}
     for recipe in all_recipes():
@@ -269,6 +271,12 @@ def speed_block() -> str:
     repeats = " or ".join(sorted({row["repeats"] for row in measured}, key=int))
     about = f"Medians of {repeats} epochs, {measured[0]['cpu']}, {measured[0]['date']}."
     return "\n".join([*lines, "", about]) + "\n"
+
+
+def study_block() -> str:
+    """What the screen showed when `make study` timed ways of loading, from data and machine to the verdict."""
+    shown = (RESULTS / "loader_study.txt").read_text()
+    return "\n" + "".join(f"    {line}\n" for line in shown.splitlines() if not line.startswith("chart: ")) + "\n"
 
 
 def picture_block(rows: _Rows, name: str) -> str:

@@ -2,7 +2,8 @@
 
 Config -> build_data.py: splits, InputSpec completed -> build_executor.py: backend chosen -> build_loader.py: loaders
 
-These, build_augment.py, build_pack.py and build_preview.py are the only files of this room that read a configuration.
+These, build_augment.py, build_pack.py, build_preview.py and build_study.py are the only files of this room that read a
+configuration.
 """
 
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from pipelines.build_executor import Backend, Place, choose_backend, fit_of
 from pipelines.build_loader import build_evaluation_loader, build_training_loader, size_at, weights_of
 from pipelines.build_pack import Packed, Storing, has_shards, pack_data, verify_packed
 from pipelines.build_preview import build_preview
+from pipelines.build_study import DataLoaderOptions, StudyLoader, build_study_loader
 from pipelines.examples import read_examples
 from pipelines.loader import PlannedLoader
 from pipelines.parallel import num_cores
@@ -37,6 +39,7 @@ __all__ = [  # the door of this room: what others import from here, wherever it 
     "MOST_EPOCHS",
     "Count",
     "Data",
+    "DataLoaderOptions",
     "Loaders",
     "Packed",
     "Place",
@@ -44,10 +47,12 @@ __all__ = [  # the door of this room: what others import from here, wherever it 
     "Range",
     "Shown",
     "Storing",
+    "StudyLoader",
     "build_data",
     "build_evaluation_loader",
     "build_loaders",
     "build_preview",
+    "build_study_loader",
     "build_training_loader",
     "check_classes",
     "check_dataset",

@@ -1,6 +1,6 @@
 """Configuration -> the loader of one split: what is drawn for it, its executor, its tail.
 
-Config, Data -> Parts (training_parts, or those of an evaluation) -> join -> PlannedLoader
+Config, Data -> Parts (training_parts, or those of an evaluation) -> join: its executor -> assemble -> PlannedLoader
 """
 
 import functools
@@ -20,6 +20,7 @@ from pipelines.build_augment import (
 from pipelines.build_data import Data, given, split_of
 from pipelines.build_executor import Parts, Place, build_executor, choose_backend, fit_of, windows_are_drawn
 from pipelines.effects import Effects, draw_effects
+from pipelines.execution import Executor
 from pipelines.geometry import carry_out_plan
 from pipelines.loader import Draw, PlannedLoader
 from pipelines.order import EvaluationOrder, Share, TrainingOrder, Weighting
@@ -146,10 +147,26 @@ def join(config: Config, data: Data, parts: Parts, *, place: Place, show_progres
     Raises:
         ValueError: An image cannot be read, and is not to be replaced, or more are known to be so than are allowed.
     """
-    pool = RowPool(place.num_cores if place.device.type == "cpu" else 1)
+    pool = build_pool(place)
+    executor = build_executor(config, data, parts, place=place, pool=pool, show_progress=show_progress)
+    return assemble(config, data, parts, executor=executor, transfer=Transfer(place.device), place=place, pool=pool)
+
+
+def build_pool(place: Place) -> RowPool:
+    """Threads for the rows of arrays: of what a CPU computes as the device, and of nothing beside a GPU."""
+    return RowPool(place.num_cores if place.device.type == "cpu" else 1)
+
+
+def assemble(
+    config: Config, data: Data, parts: Parts, *, executor: Executor, transfer: Transfer, place: Place, pool: RowPool
+) -> PlannedLoader:
+    """The loader of one split around its executor.
+
+    Raises:
+        ValueError: More images are known to be unreadable than are allowed.
+    """
     spec, seed = data.spec, config.run.seed
     channels, interpolation = given(spec.channels), spec.interpolation
-    executor = build_executor(config, data, parts, place=place, pool=pool, show_progress=show_progress)
     loader = PlannedLoader(
         parts.source.labels_N,
         order=parts.order,
@@ -163,7 +180,7 @@ def join(config: Config, data: Data, parts: Parts, *, place: Place, show_progres
             interpolation=interpolation,
             operate=parts.operate,
         ),
-        transfer=Transfer(place.device),
+        transfer=transfer,
         tail=Tail(mean=given(spec.mean), std=given(spec.std), device=place.device, dtype=place.dtype, pool=pool),
         seed=seed,
         fingerprint=parts.source.fingerprint(),

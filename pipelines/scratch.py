@@ -93,6 +93,10 @@ class Arena:
         """
         return _read(path, self.room)
 
+    def spliced(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """`num_bytes` of memory for a part of a file, uint8 (M,)."""
+        return np.frombuffer(self.room(num_bytes), dtype=np.uint8)
+
     def room(self, num_bytes: int) -> memoryview:
         """`num_bytes` of memory for one more file."""
         if num_bytes > _MOST_KEPT:

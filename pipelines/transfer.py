@@ -17,11 +17,12 @@ class Transfer:
 
     Args:
         device: Where they go.
+        non_blocking: Whether the host goes on while a GPU copies; else each copy is waited for, without a ring.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, non_blocking: bool = True) -> None:
         self._device = device
-        self._is_cuda = device.type == "cuda"
+        self._is_cuda = device.type == "cuda" and non_blocking
         self._stream = torch.cuda.Stream(device) if self._is_cuda else None  # type: ignore[no-untyped-call]
         self._buffers = [torch.empty(0, dtype=torch.uint8, device=device) for _ in range(_NUM_BUFFERS)]
         self._read = [self._event() for _ in range(_NUM_BUFFERS)]

@@ -24,16 +24,25 @@ class PlanWorkers:
         num_workers: Worker processes; 0 = in this one.
         num_prefetched: Batches that each of them works on ahead of the one handed out; None as torch has it.
         pin_memory: Whether images lie in pinned memory.
+        persistent: Whether workers live on from run to run; else each run starts its own.
     """
 
-    def __init__(self, carry_out: CarryOut, *, num_workers: int, num_prefetched: int | None, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        carry_out: CarryOut,
+        *,
+        num_workers: int,
+        num_prefetched: int | None,
+        pin_memory: bool,
+        persistent: bool = True,
+    ) -> None:
         self._sampler = _Forward()
         self._batches = DataLoader(
             _CarriedOut(carry_out),
             batch_size=None,  # a plan is already a whole batch
             sampler=self._sampler,
             num_workers=num_workers,
-            persistent_workers=num_workers > 0,
+            persistent_workers=persistent and num_workers > 0,
             prefetch_factor=num_prefetched if num_workers > 0 else None,
             pin_memory=pin_memory,
             collate_fn=_identity,

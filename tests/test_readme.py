@@ -12,7 +12,7 @@ from programs import ROOT, run_program, succeed
 from configs.load import load_config, load_with_options
 from configs.operations import read_operations
 from configs.schema import AugmentConfig
-from tools.show_augment import Options
+from tools import loader_study, show_augment
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -100,8 +100,9 @@ def test_commands_of_the_pages_are_accepted_and_their_links_lead_somewhere(page)
     text = page.read_text()
     for command in re.findall(r"^    accelerate launch train\.py(.*)$", text, flags=re.MULTILINE):
         load_config(shlex.split(command.split("  #")[0]), prog="train.py", description="")
-    for command in re.findall(r"^    python -m tools\.show_augment(.*)$", text, flags=re.MULTILINE):
-        load_with_options(shlex.split(command), options=Options, prog="python -m tools.show_augment", description="")
+    for tool in (show_augment, loader_study):
+        for command in re.findall(rf"^    python -m {tool.__name__}(.*)$", text, flags=re.MULTILINE):
+            load_with_options(shlex.split(command), options=tool.Options, prog=tool.__name__, description="")
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert (page.parent / link).exists(), link
     assert f"docs/{page.name}" in README
@@ -131,3 +132,31 @@ def test_what_augmentations_page_writes_into_recipes_is_read():
         assert set(snippet) <= names, snippet
         seen |= {name for name, _ in read_operations(snippet.get("operations", ()))}
     assert len(seen) > 10
+
+
+def test_the_page_of_the_loader_study_has_its_options_with_their_defaults():
+    page = (ROOT / "docs" / "loader_study.md").read_text()
+    rows = re.findall(r"^\| `--(\w+) (.+?)` \|", page, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == [field.name for field in dataclasses.fields(loader_study.Options)]
+    words = [word for name, value in rows for word in (f"--{name}", *shlex.split(value))]
+    _, options = load_with_options(words, options=loader_study.Options, prog="", description="")
+    assert dataclasses.replace(options, out="loader_study.png", num_threads=()) == loader_study.Options()
+
+
+def test_make_study_runs_what_the_program_takes():
+    printed = subprocess.run(
+        ["make", "--dry-run", "study", "DATA=photographs"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.replace("\\\n", "")
+    (command,) = re.findall(
+        r"-m tools\.loader_study (.*) > benchmarks/results/loader_study\.txt$", printed, re.MULTILINE
+    )
+    config, options = load_with_options(shlex.split(command), options=loader_study.Options, prog="", description="")
+    assert config.data.root == "photographs"
+    assert (ROOT / options.out).exists()
+    assert options.out in page_links("loader_study.md")
+
+
+def page_links(name):
+    page = ROOT / "docs" / name
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    return [str((page.parent / link).resolve().relative_to(ROOT.resolve())) for link in links]

@@ -31,6 +31,7 @@ from pipelines.operations.vocabulary import NATIVE_OPERATIONS, Operation
 from pipelines.plan import Fit, Letterbox, Plan, plan_evaluation
 from pipelines.scratch import Arena
 from pipelines.source import Source
+from pipelines.sources.packed import JpegPart, PackedSource
 
 _DEPTH = 2  # batches within DALI: one that it works on, one that is handed out
 _CHUNK = 16  # files per reading task
@@ -44,10 +45,14 @@ _Encoded = npt.NDArray[np.uint8]
 
 
 class _Files(NamedTuple):
-    """Encoded bytes of some rows, most of them in `arena`; of a row in `bad` they are a placeholder."""
+    """Encoded bytes of some rows, most of them in `arena`; of a row in `bad` they are a placeholder.
+
+    begins: of rows whose bytes are a part of the image, where that begins: top, left.
+    """
 
     encoded: list[_Encoded]
     bad: dict[int, str]
+    begins: dict[int, tuple[int, int]]
     arena: Arena
 
 
@@ -184,6 +189,9 @@ class DaliExecutor:
         plan = job.plan
         windows_N4 = plan.windows_N4.copy()
         windows_N4[[row for chunk in job.chunks for row in chunk.result().bad]] = (0, 0, 1, 1)
+        for chunk in job.chunks:
+            for row, begin in chunk.result().begins.items():
+                windows_N4[row, :2] -= begin
         plan = plan._replace(windows_N4=windows_N4)
         if _is_shifted(plan):
             assert not self._settings.operations, "operations come after the shift, and the graph does not shift"
@@ -241,14 +249,29 @@ class DaliExecutor:
     def _read(self, plan: Plan, rows: range) -> _Files:
         encoded: list[_Encoded] = []
         bad: dict[int, str] = {}
+        begins: dict[int, tuple[int, int]] = {}
         arena = self._free_arena()
         for row in rows:
             try:
-                encoded.append(np.frombuffer(self._encoded(int(plan.ids_N[row]), arena), dtype=np.uint8))
+                part = self._part(int(plan.ids_N[row]), plan.windows_N4[row], arena)
+                if part is not None:
+                    begins[row] = part.top, part.left
+                content = self._encoded(int(plan.ids_N[row]), arena) if part is None else part.encoded
+                encoded.append(np.frombuffer(content, dtype=np.uint8))
             except ValueError as error:
                 encoded.append(_PLACEHOLDER)
                 bad[row] = str(error)
-        return _Files(encoded, bad, arena)
+        return _Files(encoded, bad, begins, arena)
+
+    def _part(self, sample_id: int, window_4: npt.NDArray[np.int64], arena: Arena) -> JpegPart | None:
+        """The part of an image that holds its window, of a packed one with restart markers."""
+        source = self._source
+        if not isinstance(source, PackedSource) or sample_id in self._decoded_here:
+            return None
+        if self._channels != 3 and not source.is_grey:
+            return None
+        top, left, height, width = window_4.tolist()
+        return source.read_jpeg_part(sample_id, (top, left, height, width), scratch=arena)
 
     def _free_arena(self) -> Arena:
         try:

@@ -22,6 +22,7 @@ class ReferenceExecutor:
         interpolation: bilinear or bicubic.
         num_workers: Worker processes; 0 = in this one.
         pin_memory: Whether images lie in pinned memory.
+        persistent: Whether workers live on from epoch to epoch; else each epoch starts its own.
         operate: Does the plan's operations; None leaves them to others.
     """
 
@@ -33,12 +34,15 @@ class ReferenceExecutor:
         interpolation: str,
         num_workers: int,
         pin_memory: bool,
+        persistent: bool = True,
         operate: Operate | None = None,
     ) -> None:
         carry_out = partial(
             carry_out_plan, source=source, channels=channels, interpolation=interpolation, operate=operate
         )
-        self._workers = PlanWorkers(carry_out, num_workers=num_workers, num_prefetched=None, pin_memory=pin_memory)
+        self._workers = PlanWorkers(
+            carry_out, num_workers=num_workers, num_prefetched=None, pin_memory=pin_memory, persistent=persistent
+        )
 
     def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
         """Each plan carried out, images uint8 (N, S, S, C) on the CPU.

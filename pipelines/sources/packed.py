@@ -33,6 +33,14 @@ FORMAT, VERSION = "exactvision packed data set", 1
 NPY_HEADER_BYTES = 128  # of every .npy of three dimensions below 10^19
 
 
+class JpegPart(NamedTuple):
+    """A JPEG of a part of an image; top, left: where the part begins in the image, in pixels."""
+
+    encoded: memoryview
+    top: int
+    left: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class PackedSource:
     """Samples of one split of a packed data set.
@@ -94,6 +102,23 @@ class PackedSource:
             return None
         try:
             return self._read_bytes(sample_id, row, scratch or Scratch())
+        except OSError as error:
+            raise ValueError(explain(error)) from error
+
+    def read_jpeg_part(self, sample_id: int, window: Window, *, scratch: Arena) -> JpegPart | None:
+        """A small JPEG that holds a window of a sample that was checked before; None where all of it must be decoded.
+
+        Raises:
+            ValueError: As `read_image`.
+        """
+        row = int(self.ids_M[sample_id])
+        segments = self.index.segments(row) if self.checked_M[sample_id] else None
+        height, width = self.index.sizes_N2[row].tolist()
+        planned = None if segments is None else plan_cut(segments, window, height=height, width=width)
+        if segments is None or planned is None:
+            return None
+        try:
+            return JpegPart(self._read_segments(row, segments, planned, scratch), planned.top, planned.left)
         except OSError as error:
             raise ValueError(explain(error)) from error
 
@@ -195,7 +220,7 @@ class PackedSource:
             return cut(pixels, scaled_window(window, scale))
         return scratch.jpeg_windows.decode(encoded, window, height=height, width=width, channels=channels)
 
-    def _read_segments(self, row: int, segments: Segments, planned: Cut, scratch: Scratch) -> memoryview:
+    def _read_segments(self, row: int, segments: Segments, planned: Cut, scratch: Scratch | Arena) -> memoryview:
         """The small JPEG around a window; no more than its header and its rows are read."""
         num_bytes, shard, start = (
             int(values[row]) for values in (self.index.num_bytes_N, self.index.shards_N, self.index.offsets_N)

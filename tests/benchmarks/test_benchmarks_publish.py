@@ -155,7 +155,9 @@ def test_a_recipes_header_has_no_figure_but_the_measured_one() -> None:
 
 def test_all_texts_are_there_and_hold_the_blocks() -> None:
     names = {str(path.relative_to(publish.ROOT)) for path in publish.texts()}
-    pages = {"docs/recipes.md", "docs/course.md", "docs/operations.md", "docs/augmentation.md", "docs/loader.md"}
+    pages = {
+        f"docs/{page}.md" for page in ("recipes", "course", "operations", "augmentation", "loader", "loader_study")
+    }
     assert names == {"README.md", *pages, *publish.all_recipes()}
 
 
@@ -200,3 +202,11 @@ def test_speeds_stand_beside_each_other_by_job_and_say_where_they_were_measured(
         "",
         "Medians of 5 or 7 epochs, 2 cores of X, 2026-11-26.",
     ]
+
+
+def test_the_block_of_the_loader_study_is_what_the_screen_showed_without_the_name_of_its_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    (tmp_path / "loader_study.txt").write_text("9 images\nsetting  images/s\nuse --x\nchart: a.png\n")
+    assert publish.study_block() == "\n    9 images\n    setting  images/s\n    use --x\n\n"

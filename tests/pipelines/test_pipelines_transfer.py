@@ -32,6 +32,21 @@ def cuda() -> Iterator[torch.device]:
 
 @pytest.mark.gpu
 @needs_cuda
+@pytest.mark.parametrize("pin_memory", [False, True])
+def test_a_blocking_copy_is_whole_when_it_returns(cuda: torch.device, pin_memory: bool) -> None:
+    transfer = Transfer(cuda, non_blocking=False)
+    for seed in range(3):
+        images = images_of(seed, 64, 32, 32, 3)
+        host = images.pin_memory() if pin_memory else images.clone()
+        copied = transfer.start(host)
+        host.zero_()  # at once: whatever had not been copied yet would be lost
+        transfer.mark_read()
+        transfer.wait_for_copy()
+        assert torch.equal(copied.cpu(), images)
+
+
+@pytest.mark.gpu
+@needs_cuda
 def test_images_on_the_gpu_already_pass_as_they_are(cuda: torch.device) -> None:
     images = images_of(0, 4, 5, 5, 3).to(cuda)
     assert Transfer(cuda).start(images) is images

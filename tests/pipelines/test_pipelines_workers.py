@@ -78,6 +78,21 @@ def test_processes_persist_between_runs_and_without_workers_there_is_none() -> N
     assert processes() - before == first
 
 
+def test_processes_that_are_not_to_persist_live_for_one_run() -> None:
+    before = processes()
+    workers = PlanWorkers(write_ids, num_workers=2, num_prefetched=None, pin_memory=False, persistent=False)
+    seen = []
+    for _ in range(2):
+        running = workers.run(plans())
+        found = [next(running)]
+        seen.append(processes() - before)
+        found += running
+        assert [carried.images_NHWC[0, 3, 5, 0].item() for carried in found] == list(range(0, 12, 2))
+        assert processes() == before
+    assert [len(each) for each in seen] == [2, 2]
+    assert not seen[0] & seen[1]
+
+
 @pytest.mark.parametrize(("num_workers", "elsewhere"), [(0, False), (2, True)])
 def test_the_work_is_done_by_the_workers(num_workers: int, elsewhere: bool) -> None:
     workers = PlanWorkers(write_whether_elsewhere, num_workers=num_workers, num_prefetched=None, pin_memory=False)

@@ -136,6 +136,30 @@ def test_plans_are_taken_as_far_ahead_as_asked_and_no_further() -> None:
         assert len(taken) == min(number + 3, 12)
 
 
+def test_what_will_be_read_is_announced_some_batches_before_and_plans_keep_their_order() -> None:
+    source = make_source()
+    announced: list[int] = []
+    executor = ThreadsExecutor(
+        source,
+        channels=3,
+        interpolation="bilinear",
+        num_threads=1,
+        num_prefetched=1,
+        pin_memory=False,
+        expect=lambda ids_N: announced.extend(ids_N.tolist()),
+    )
+    plans = plans_of(source, batch_size=2, num_views=2)
+    assert len(plans) > 12
+    running = executor.run(iter(plans))
+    first = next(running).images_NHWC.clone()
+    ids = [int(sample_id) for plan in plans for sample_id in plan.ids_N[:2]]
+    assert announced[:8] == ids[:8], "each image once, in turn"
+    batches = [first, *(carried.images_NHWC.clone() for carried in running)]
+    assert announced == ids
+    wanted = [carried.images_NHWC.clone() for carried in build(source).run(plans)]
+    assert all(torch.equal(one, other) for one, other in zip(batches, wanted, strict=True))
+
+
 def test_building_it_leaves_the_number_of_torch_threads_as_it_was() -> None:
     before = torch.get_num_threads()
     try:
