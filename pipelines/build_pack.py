@@ -54,7 +54,6 @@ def pack_data(config: Config, dest: Path, storing: Storing, *, num_workers: int,
         root=_root_of_names(config.data),
         settings=_settings(storing),
         shard_bytes=round(storing.shard_mib * _MIB),
-        refused={},
     )
     return pack(packing, dest, num_workers=num_workers, show_progress=show_progress)
 

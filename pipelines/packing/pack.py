@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ class Packing(NamedTuple):
     root: str | None
     settings: Settings
     shard_bytes: int
-    refused: Mapping[str, Sequence[Refused]]
+    refused: Mapping[str, Sequence[Refused]] = MappingProxyType({})
 
 
 def pack(packing: Packing, dest: Path, *, num_workers: int, show_progress: bool) -> Packed:

@@ -228,3 +228,24 @@ def test_help_names_the_options_and_the_page_those_there_are() -> None:
         if words[0] != "--verify":
             options = [pack._with_underscores(word) for word in words[2:]]
             load_with_options(options, options=Options, prog="", description="")
+
+
+def python_of_the_page() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "packing.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", ["webdataset", "nvidia.dali"])
+def test_the_pages_examples_read_what_was_packed(
+    package: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = [code for code in python_of_the_page() if re.search(f"^(import|from) {package}", code, re.MULTILINE)]
+    pytest.importorskip(package, reason=f"the package {package} is not installed")
+    run_tool(monkeypatch, str(root), str(tmp_path / "my_images_packed"), "--workers", "0")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()
+    assert len(rows) == (12 if package == "webdataset" else 1)
+    source = opened(tmp_path / "my_images_packed")["train"]
+    for i, row in enumerate(rows):
+        height, width = source.sizes_N2[i].tolist()
+        assert re.sub(r"[\[\](),]", " ", row).split() == [str(height), str(width), "3", str(source.labels_N[i])]
