@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipelines.packing.examine import Examined, Examiner
-from pipelines.packing.in_order import map_in_order
+from pipelines.packing.in_order import map_in_order, telling_of_killed_workers
 from pipelines.packing.job import hash_job, making
 from pipelines.packing.members import Found, find_samples
 from pipelines.packing.parts import Packed, Part, Refused, check_not_empty, load_parts, save_part, sum_up, write_whole
@@ -51,11 +51,14 @@ class Adopting(NamedTuple):
 
 
 def has_shards(root: Path) -> bool:
-    """Whether a folder holds WebDataset shards, in itself or in a folder for each split."""
-    if any(_tars(root / name) for name in _SPLITS):
-        return True
-    has_classes = any(path.is_dir() for name in _SPLITS if (root / name).is_dir() for path in (root / name).iterdir())
-    return bool(_tars(root)) and not has_classes  # an image folder may lie beside the tar file it came in
+    """Whether a folder holds WebDataset shards, in itself or in a folder for each split.
+
+    Class folders say that it does not: the tar files that images came in may lie beside them.
+    """
+    folders = [root / name for name in _SPLITS if (root / name).is_dir()]
+    if any(path.is_dir() for folder in folders for path in folder.iterdir()):
+        return False
+    return any(map(_tars, [*folders, root]))
 
 
 def find_shards(root: Path) -> dict[str, list[Path]]:
@@ -128,7 +131,7 @@ def adopt(adopting: Adopting, dest: Path, *, num_workers: int, show_progress: bo
         ValueError: `dest` exists, a shard is not whole, no sample of a split can be used, or labels are no classes.
     """
     facts = _facts(adopting)
-    with making(dest, facts) as work:
+    with making(dest, facts) as work, telling_of_killed_workers():
         if not (work / DATASET_FILE).exists():
             parts = {
                 split: _adopt_split(adopting, split, work, num_workers=num_workers, show_progress=show_progress)

@@ -3,6 +3,7 @@
 tasks -> worker: function(task) -> in turn
 """
 
+import contextlib
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,6 @@ def map_in_order(
         num_workers: Processes; 0 = this one.
 
     Raises:
-        ChildProcessError: A worker process was ended from outside.
         OSError, RuntimeError: That of `function`, with its own words alone.
     """
     with warnings.catch_warnings():
@@ -41,8 +41,18 @@ def map_in_order(
             generator=torch.Generator(),
         )
         running = iter(results)
+    yield from map(_given_or_raised, running)
+
+
+@contextlib.contextmanager
+def telling_of_killed_workers() -> Iterator[None]:
+    """Says it well when a worker process is ended from outside: torch interrupts whatever the program is doing.
+
+    Raises:
+        ChildProcessError: A worker process was ended.
+    """
     try:
-        yield from map(_given_or_raised, running)
+        yield
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise

@@ -65,7 +65,11 @@ def making(dest: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
         with open(work / _JOB_FILE, "a+") as file:
             _lock(file, work)
             _claim(file, hash_job(facts), work)
-            yield work
+            try:
+                yield work
+            except BaseException:
+                _tidy(work)
+                raise
             _sweep(work, load_dataset(work))
             sync_folder(work)
             os.rename(work, dest)
@@ -121,6 +125,16 @@ def _sweep(work: Path, dataset: PackedSet) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _tidy(work: Path) -> None:
+    """Removes the folder if nothing in it is finished: whoever made a mistake need not clear up after it."""
+    if (work / DATASET_FILE).exists() or any(work.glob(f"*{PART_SUFFIX}")):
+        return
+    for path in [*work.glob("*.tmp"), work / _JOB_FILE]:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it is not empty
+        work.rmdir()
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from pipelines.packing.in_order import map_in_order
+from pipelines.packing.in_order import map_in_order, telling_of_killed_workers
 from pipelines.packing.job import hash_job, making
 from pipelines.packing.parts import Packed, Part, Refused, check_not_empty, load_parts, sum_up, write_whole
-from pipelines.packing.shard import ShardWriter, check_same_classes
+from pipelines.packing.shard import ShardWriter
 from pipelines.packing.stored import Settings, Stored, check_can_be_stored, name_of, store
 from pipelines.source import Source
 from pipelines.sources.packed import DATASET_FILE, VERSION
@@ -59,9 +59,9 @@ def pack(packing: Packing, dest: Path, *, num_workers: int, show_progress: bool)
     """
     for source in packing.splits.values():
         check_can_be_stored(source, packing.settings)
-    check_same_classes([source.class_names for source in packing.splits.values()])
+    _check_same_classes(packing.splits)
     facts = _facts(packing)
-    with making(dest, facts) as work:
+    with making(dest, facts) as work, telling_of_killed_workers():
         if not (work / DATASET_FILE).exists():
             parts = {
                 split: _pack_split(packing, split, work, num_workers=num_workers, show_progress=show_progress)
@@ -75,6 +75,11 @@ def pack(packing: Packing, dest: Path, *, num_workers: int, show_progress: bool)
                 refused=packing.refused,
             )
     return sum_up(dest)
+
+
+def _check_same_classes(splits: Mapping[str, Source]) -> None:
+    if len({source.class_names for source in splits.values()}) > 1:
+        raise ValueError("the splits have different classes; give them the same, or pack each on its own.")
 
 
 def _facts(packing: Packing) -> dict[str, Any]:

@@ -5,7 +5,6 @@ sample -> KEY.jpg, KEY.cls -> SPLIT-NUMBER.tar.tmp -> all on disk -> SPLIT-NUMBE
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -136,13 +135,3 @@ class ShardWriter:
         os.replace(f"{self._path}.tmp", self._path)
         sync_folder(self._work)
         return sha256
-
-
-def check_same_classes(class_names: Sequence[tuple[str, ...]]) -> None:
-    """Checks that all splits have the same classes: a packed data set has one list of them.
-
-    Raises:
-        ValueError: They have not.
-    """
-    if len(set(class_names)) > 1:
-        raise ValueError("the splits have different classes; give them the same, or pack each on its own.")

@@ -222,6 +222,8 @@ def test_an_image_folder_beside_the_tar_it_came_in_is_an_image_folder(tmp_path: 
     write_tar(root / "download.tar", {})
     assert not has_shards(root)
     assert not has_shards(root / "nowhere")
+    (root / "download.tar").rename(root / "train/a.tar")
+    assert not has_shards(root)
     write_tar(tmp_path / "s/a.tar", {})
     assert has_shards(tmp_path / "s")
 

@@ -36,9 +36,9 @@ from configs.schema import AugmentConfig, InputSpec, LoaderConfig, TrainConfig
 from pipelines.build import Place, build_data, build_training_loader
 from pipelines.build_data import read_splits
 from pipelines.packing import pack as packing
-from pipelines.packing.in_order import map_in_order
+from pipelines.packing.in_order import map_in_order, telling_of_killed_workers
 from pipelines.packing.job import making, work_folder
-from pipelines.packing.stored import restart_interval
+from pipelines.packing.stored import Settings, restart_interval
 from pipelines.scratch import Scratch
 from pipelines.sources.packed_index import RAW
 
@@ -128,7 +128,11 @@ def test_jpeg_stores_what_pillow_encodes_whatever_markers_it_has(
         with Image.open(file) as encoded, Image.open(io.BytesIO(source.read_bytes(i))) as stored:
             assert (stored.format, stored.mode, stored.size) == ("JPEG", image.mode, image.size)
             np.testing.assert_array_equal(np.asarray(stored), np.asarray(encoded))
-            np.testing.assert_array_equal(source.read_image(i, channels=3), np.asarray(encoded.convert("RGB")))
+            whole = np.asarray(encoded.convert("RGB"))
+        np.testing.assert_array_equal(source.read_image(i, channels=3), whole)
+        for top, left, height, width in windows_of(*whole.shape[:2]):
+            part = source.read_image(i, channels=3, scratch=Scratch(), window=(top, left, height, width))
+            np.testing.assert_array_equal(part, whole[top : top + height, left : left + width])
         is_segmented = source.index.segments(i) is not None
         assert is_segmented == (restart and min(image.size) >= 128)
         num_segmented += is_segmented
@@ -452,7 +456,10 @@ def raise_one(task: int) -> int:
 
 
 def test_a_killed_worker_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ChildProcessError, match=r"ended from outside.*with fewer --workers it needs less memory"):
+    with (
+        pytest.raises(ChildProcessError, match=r"ended from outside.*with fewer --workers it needs less memory"),
+        telling_of_killed_workers(),
+    ):
         list(map_in_order(kill_oneself, range(6), num_workers=1))
 
 
@@ -466,3 +473,34 @@ def test_errors_of_workers_come_in_their_own_words(workers: int, first: int, kin
 def test_sizes_cover_one_pixel_and_more_than_the_least_that_gets_markers() -> None:
     assert (1, 1) in SIZES
     assert max(map(min, SIZES)) > 128
+
+
+def test_tasks_are_fewer_samples_where_those_are_large() -> None:
+    sizes_N2 = np.array([[10, 10]] * 12 + [[3000, 3000]] * 2 + [[2000, 2000]] * 3 + [[0, 0]] * 3, dtype=np.int32)
+    tasks = list(packing._tasks(range(2, 20), sizes_N2))
+    assert tasks == [range(2, 10), range(10, 12), range(12, 13), range(13, 14), range(14, 16), range(16, 20)]
+
+
+def test_a_call_that_fails_before_anything_is_finished_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "store", lambda *words: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pack_folder(write_many(tmp_path / "r", 4), tmp_path / "d")
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:
+    write_many(tmp_path / "r", 8)
+    train = open_folder(tmp_path / "r")["train"]
+    other = dataclasses.replace(train, class_names=("a", "c"))
+    settings = Settings(
+        mode="keep", long_side_px=None, short_side_px=None, quality=90, subsampling="4:2:0", restart=True
+    )
+    with pytest.raises(ValueError, match="the splits have different classes"):
+        packing.pack(
+            packing.Packing({"train": train, "val": other}, None, settings, 10**6),
+            tmp_path / "d",
+            num_workers=0,
+            show_progress=False,
+        )
