@@ -475,3 +475,13 @@ def test_what_gnu_tar_makes_is_read(tmp_path: Path) -> None:
         with Image.open(io.BytesIO(encoded(i % 3))) as image:
             np.testing.assert_array_equal(source.read_image(i, channels=3), np.asarray(image))
     assert reference(root / "0.jpg").size == (50, 40)
+
+
+def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
+    with open(tmp_path / "0.npy", "wb") as file:
+        file.write(b"x" * 4096)
+        file.truncate(2**21)
+    (tmp_path / "s").mkdir()
+    subprocess.run(["tar", "-S", "-cf", tmp_path / "s/0.tar", "-C", tmp_path, "0.npy"], check=True)
+    with pytest.raises(ValueError, match=r"0\.tar has a sparse member, '0\.npy'; write it anew without --sparse"):
+        adopt(tmp_path / "s", tmp_path / "d")
