@@ -64,10 +64,10 @@ def _members(path: Path) -> Iterator[tuple[str, Span]]:
         with tarfile.open(path, "r:", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
-                if member.offset_data + member.size > num_bytes:
-                    raise ValueError(_cut_short(path))
                 if member.issparse():
                     raise ValueError(f"{path} has a sparse member, {member.name!r}; write it anew without --sparse.")
+                if member.offset_data + member.size > num_bytes:
+                    raise ValueError(_cut_short(path))
                 if member.isreg():
                     yield member.name, Span(member.offset_data, member.size)
             _check_end(path, tar.offset, num_bytes)
