@@ -24,7 +24,7 @@ from pipelines.build_data import (
 )
 from pipelines.build_executor import Backend, Place, choose_backend, fit_of
 from pipelines.build_loader import build_evaluation_loader, build_training_loader, size_at, weights_of
-from pipelines.build_pack import Packed, Storing, pack_data, verify_packed
+from pipelines.build_pack import Packed, Storing, has_shards, pack_data, verify_packed
 from pipelines.build_preview import build_preview
 from pipelines.build_study import DataLoaderOptions, StudyLoader, build_study_loader
 from pipelines.examples import read_examples
@@ -59,6 +59,7 @@ __all__ = [  # the door of this room: what others import from here, wherever it 
     "choose_backend",
     "describe_data",
     "fingerprint_splits",
+    "has_shards",
     "num_cores",
     "pack_data",
     "read_training_images",

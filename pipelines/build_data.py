@@ -186,7 +186,7 @@ def _check_weights(data: DataConfig, train: Source) -> None:
     if data.sampling == "weighted" and train.weights_N is None:
         raise ValueError(
             f"data.sampling=weighted, but {data.root} was packed from data without weights; pack a manifest that has a "
-            "column weight, or use --data.sampling balanced."
+            "column weight, with --data.sampling weighted, or use --data.sampling balanced."
         )
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from configs.load import load_with_options
 from configs.schema import Config
-from pipelines.build import Packed, Storing, num_cores, pack_data, verify_packed
+from pipelines.build import Packed, Storing, has_shards, num_cores, pack_data, verify_packed
 
 _USAGE = "python -m tools.pack SOURCE DEST [options], or python -m tools.pack --verify DEST"
 _TABLES = (".csv", ".tsv", ".jsonl")
@@ -34,7 +34,7 @@ class Options:
         short_side: The same of the shorter side.
         quality: Of JPEG, 1 to 100.
         subsampling: Of the colours of JPEG.
-        restart: Whether JPEGs get restart markers (1 to 2 % more bytes).
+        restart: Whether JPEGs get restart markers (2 to 3 % more bytes).
         shard_mib: Longest shard, in MiB.
         workers: Processes that decode and encode. Default: CPU cores.
     """
@@ -74,17 +74,21 @@ class Options:
 def main() -> None:
     """Command line -> a packed data set, or what is wrong with one."""
     words = sys.argv[1:]
+    is_verifying = words[:1] == ["--verify"]
     try:
-        if words[:1] == ["--verify"]:
+        if is_verifying:
             _verify(words[1:])
         else:
             _pack(words)
-    except (ValueError, OSError) as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what is printed has left; all work is done by then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("TRACEBACK"):
             raise
         sys.exit(f"error: {error}\n(TRACEBACK=1 shows where it came from)")
     except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on where this one was")
+        sys.exit("\nstopped" if is_verifying else "\nstopped; the same command goes on where this one was")
 
 
 def _pack(words: list[str]) -> None:
@@ -130,7 +134,7 @@ def source_options(source: str) -> list[str]:
     path = Path(source)
     if path.suffix in _TABLES or (path.is_dir() and any((path / f"train{suffix}").is_file() for suffix in _TABLES)):
         return ["--data.dataset", "manifest", "--data.root", source]
-    if (path / "dataset.json").is_file():
+    if path.is_dir() and ((path / "dataset.json").is_file() or has_shards(path)):
         return ["--data.dataset", "packed", "--data.root", source]
     if path.is_dir():
         return ["--data.dataset", "folder", "--data.root", source]

@@ -4,6 +4,7 @@ keep: bytes as they are | jpeg: decoded, made smaller, encoded with restart mark
 """
 
 import io
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from PIL import Image, ImageFile
 from pipelines.decode import decode_image, decode_jpeg, read_header
 from pipelines.jpeg_segments import Segments, find_segments
 from pipelines.source import Source
-from pipelines.sources.folder import FolderSource
+from pipelines.sources.folder import FolderSource, explain
 from pipelines.sources.packed import NPY_HEADER_BYTES, PackedSource
 from pipelines.sources.packed_index import RAW
 
@@ -24,6 +25,7 @@ Mode = Literal["keep", "jpeg", "raw"]
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
 _SEGMENT_PX = 40  # what a restart segment covers, about: shorter ones cost bytes, longer ones save less decoding
+_LONGEST_JPEG_PX = 65500  # of libjpeg
 _LEAST_SEGMENTED_PX = 128  # on both sides; of a smaller image the window is mostly decoded whole
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}  # else the format's name
 
@@ -67,26 +69,49 @@ def store(source: Source, sample_id: int, settings: Settings) -> Stored:
         ValueError: It cannot be read, or has no bytes of its own to keep; the message gives the reason, not the name.
     """
     if settings.mode == "keep":
-        return describe_encoded(_encoded(source, sample_id))
+        content = _encoded(source, sample_id)
+        if isinstance(source, PackedSource) and source.index.kinds_N[source.ids_M[sample_id]] == RAW:
+            return describe_raw(content)
+        return describe_encoded(content, decode=True)
     pixels = source.read_image(sample_id, channels=1 if _is_stored_grey(source, sample_id) else 3)
     pixels = _made_smaller(pixels, settings)
     return _store_raw(pixels) if settings.mode == "raw" else _store_jpeg(pixels, settings)
 
 
-def describe_encoded(content: bytes) -> Stored:
-    """What the index says of an image file, which is decoded whole for it.
+def check_can_be_stored(source: Source, settings: Settings) -> None:
+    """Checks that samples of this kind can be stored that way, before any is read.
+
+    Raises:
+        ValueError: They have no bytes that could be kept.
+    """
+    if settings.mode == "keep" and not isinstance(source, FolderSource | PackedSource):
+        raise ValueError("these images are no files whose bytes could be kept; use --mode raw or --mode jpeg.")
+
+
+def describe_encoded(content: bytes, *, decode: bool) -> Stored:
+    """What the index says of an image file.
+
+    Args:
+        content: The bytes of the file.
+        decode: Whether it is decoded whole for it; else its header is believed.
 
     Raises:
         ValueError: It is not a whole image.
     """
     header = read_header(content)
     kind, channels = header.jpeg_orientation, 1 if header.grey else 3
-    if kind:
-        decode_jpeg(content, channels=channels, orientation=kind)
-    else:
-        decode_image(content, channels=channels)
-    with Image.open(io.BytesIO(content)) as image:
-        name = image.format or "img"
+    try:
+        if decode and kind:
+            decode_jpeg(content, channels=channels, orientation=kind)
+        elif decode:
+            decode_image(content, channels=channels)
+        with Image.open(io.BytesIO(content)) as image:
+            name = image.format or "img"
+        segments = find_segments(content) if kind == 1 else None
+    except ValueError:
+        raise
+    except Exception as error:  # whatever broken bytes bring about, memory that does not suffice among it
+        raise ValueError(explain(error)) from error
     return _stored(
         content,
         suffix=_SUFFIXES.get(name, name.lower()),
@@ -94,8 +119,31 @@ def describe_encoded(content: bytes) -> Stored:
         width=header.width,
         kind=kind,
         is_grey=header.grey,
-        segments=find_segments(content) if kind == 1 else None,
+        segments=segments,
     )
+
+
+def describe_raw(content: bytes) -> Stored:
+    """What the index says of pixels in an .npy.
+
+    Raises:
+        ValueError: It does not hold uint8 (H, W, 1 or 3) in rows, behind a header of the usual length.
+    """
+    file = io.BytesIO(content)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("its format is not 1.0")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # numpy's reader raises almost anything on broken bytes
+        raise ValueError(f"it is no .npy that can be read ({explain(error)})") from error
+    if len(shape) != 3 or shape[2] not in (1, 3) or dtype != np.uint8 or is_fortran or 0 in shape:
+        raise ValueError(f"it holds {dtype} {shape}, and pixels are uint8 (H, W, 1) or (H, W, 3), row by row")
+    if file.tell() != NPY_HEADER_BYTES or len(content) != NPY_HEADER_BYTES + math.prod(shape):
+        raise ValueError(
+            f"its {len(content):,} bytes are not a header of {NPY_HEADER_BYTES} and {math.prod(shape):,} pixel values"
+        )
+    height, width, channels = shape
+    return _stored(content, suffix="npy", height=height, width=width, kind=RAW, is_grey=channels == 1, segments=None)
 
 
 def restart_interval(width_px: int, *, mcu_width_px: int) -> int:
@@ -119,7 +167,7 @@ def _encoded(source: Source, sample_id: int) -> bytes:
             raise ValueError(error.strerror or str(error)) from error
     if isinstance(source, PackedSource):
         return source.read_bytes(sample_id)
-    raise ValueError("these images are no files whose bytes could be kept; use --mode raw or --mode jpeg")
+    raise AssertionError("check_can_be_stored lets no other through")
 
 
 def _is_stored_grey(source: Source, sample_id: int) -> bool:
@@ -157,15 +205,16 @@ def _image_of(pixels: npt.NDArray[np.uint8]) -> Image.Image:
 def _store_raw(pixels: npt.NDArray[np.uint8]) -> Stored:
     file = io.BytesIO()
     np.lib.format.write_array(file, np.ascontiguousarray(pixels), version=(1, 0))
-    assert len(file.getvalue()) == NPY_HEADER_BYTES + pixels.size, "the header of an .npy has another length"
-    height, width, channels = pixels.shape
-    return _stored(
-        file.getvalue(), suffix="npy", height=height, width=width, kind=RAW, is_grey=channels == 1, segments=None
-    )
+    return describe_raw(file.getvalue())
 
 
 def _store_jpeg(pixels: npt.NDArray[np.uint8], settings: Settings) -> Stored:
     height, width, channels = pixels.shape
+    if max(height, width) > _LONGEST_JPEG_PX:
+        raise ValueError(
+            f"it is {height} x {width} pixels, and a JPEG has at most {_LONGEST_JPEG_PX:,} on a side; use --long-side, "
+            "or --mode raw"
+        )
     options: dict[str, Any] = {"quality": settings.quality, "optimize": True}
     if channels == 3:
         options["subsampling"] = settings.subsampling
@@ -173,7 +222,7 @@ def _store_jpeg(pixels: npt.NDArray[np.uint8], settings: Settings) -> Stored:
         mcu_width_px = 8 if channels == 1 or settings.subsampling == "4:4:4" else 16
         options["restart_marker_blocks"] = restart_interval(width, mcu_width_px=mcu_width_px)
     # Pillow hands libjpeg one buffer, which optimised tables must fit into whole
-    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 4 * height * width + 2**16)
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 8 * height * width + 2**16)
     file = io.BytesIO()
     _image_of(pixels).save(file, "JPEG", **options)
     return _stored(
@@ -189,7 +238,9 @@ def _store_jpeg(pixels: npt.NDArray[np.uint8], settings: Settings) -> Stored:
 
 def name_of(source: Source, sample_id: int, root: str | None) -> bytes:
     """What a sample is called where it comes from: a path below the root, if it has one."""
+    if isinstance(source, PackedSource):
+        return bytes(source.index.names_N[source.ids_M[sample_id]])
     name = source.describe(sample_id)
-    if root is not None and os.path.isabs(name) == os.path.isabs(root) and name.startswith(root.rstrip("/") + "/"):
+    if root is not None and name.startswith(root.rstrip("/") + "/"):
         name = name[len(root.rstrip("/")) + 1 :]
     return os.fsencode(name)

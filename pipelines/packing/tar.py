@@ -31,6 +31,11 @@ def num_bytes_of_member(content: bytes) -> int:
     return _BLOCK + len(content) + -len(content) % _BLOCK
 
 
+def num_bytes_of_file(num_bytes_of_members: int) -> int:
+    """What a file with members of that many bytes takes, with its end."""
+    return -(-(num_bytes_of_members + len(_END)) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
 def finish(file: BinaryIO) -> None:
     """Writes the end, and all of it to disk.
 

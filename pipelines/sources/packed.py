@@ -373,11 +373,21 @@ def load_dataset(root: Path) -> PackedSet:
         raise ValueError(f"{path} is not that of a packed data set; give the folder that tools.pack made.")
     if said.get("version") != VERSION:
         raise ValueError(f"{path} is of version {said.get('version')}, and this program reads {VERSION}; pack again.")
-    splits = {split: tuple(ShardFacts(**shard) for shard in shards) for split, shards in said["splits"].items()}
-    for name in [*splits, *(shard.name for shards in splits.values() for shard in shards)]:
-        if name != os.path.basename(name) or name in ("", ".", ".."):
-            raise ValueError(f"{path} names {name!r}, which is not a plain file name; nothing outside {root} is read.")
-    return PackedSet(tuple(said["class_names"]), splits, said["settings"])
+    try:
+        splits = {split: tuple(ShardFacts(**shard) for shard in shards) for split, shards in said["splits"].items()}
+        names = [*splits, *(shard.name for shards in splits.values() for shard in shards)]
+        is_plain = [name == os.path.basename(name) and name not in ("", ".", "..") for name in names]
+        dataset = PackedSet(tuple(said["class_names"]), splits, dict(said["settings"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is broken ({explain(error)}); copy it again, or pack again.") from error
+    if not all(is_plain):
+        name = names[is_plain.index(False)]
+        raise ValueError(f"{path} names {name!r}, which is not a plain file name; nothing outside {root} is read.")
+    if "train" not in splits:
+        raise ValueError(
+            f"{path} has no split train, only {', '.join(splits) or 'none'}; copy it again, or pack again."
+        )
+    return dataset
 
 
 def write_dataset(dataset: PackedSet, root: Path) -> None:
@@ -429,6 +439,7 @@ def open_split(root: Path, split: str, dataset: PackedSet) -> PackedSource:
     path = root / f"{split}.index"
     try:
         index = load_packed_index(path)
+        _check_fits(index, num_shards=len(dataset.splits[split]), num_classes=len(dataset.class_names))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: {explain(error)}; copy it again, or pack again.") from error
     return PackedSource(
@@ -443,3 +454,10 @@ def open_split(root: Path, split: str, dataset: PackedSet) -> PackedSource:
         is_whole_split=True,
         weights_N=index.weights_N if len(index.weights_N) else None,
     )
+
+
+def _check_fits(index: PackedIndex, *, num_shards: int, num_classes: int) -> None:
+    """Checks that an index is that of these shards and classes, and not of another data set."""
+    for values_N, limit in ((index.shards_N, num_shards), (index.labels_N, num_classes)):
+        if len(values_N) and not 0 <= values_N.min() <= values_N.max() < limit:
+            raise ValueError(f"it is that of another data set than {DATASET_FILE}")

@@ -66,7 +66,8 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_there_are() -> Non
     told = str(caught.value)
     assert "nearest: cifar10, " in told
     assert (
-        "valid: digits, folder, manifest; your own Dataset as package.module:Name; of torchvision's: cifar10," in told
+        "valid: digits, folder, manifest, packed; your own Dataset as package.module:Name; of torchvision's: cifar10,"
+        in told
     )
     assert all(name in told for name in SETS)
 
