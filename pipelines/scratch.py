@@ -66,6 +66,10 @@ class Scratch:
         self._spliced = _grown(self._spliced, num_bytes)
         return self._spliced
 
+    def file(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """At least `num_bytes` of memory for a file, uint8 (M,): that of `room`."""
+        return np.frombuffer(self.room(num_bytes), dtype=np.uint8)
+
     def parts(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """At least `num_bytes` of memory for parts of several files, uint8 (M,)."""
         if num_bytes > _MOST_KEPT:

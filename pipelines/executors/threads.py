@@ -22,7 +22,7 @@ from pipelines.plan import Plan
 from pipelines.source import Source
 
 _READ_AHEAD = 8  # batches
-_CHUNK = 8  # samples per task: few enough that no thread is left alone with the end of a batch
+_CHUNK = 16  # samples per task: few enough that no thread is left alone with the end of a batch
 
 
 class _Job(NamedTuple):

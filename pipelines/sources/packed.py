@@ -22,6 +22,7 @@ from PIL import Image
 from pipelines.decode import decode_image, decode_jpeg, decode_part, scale_of, scaled_window
 from pipelines.jpeg_segments import Cut, Places, Segments, Spliced, plan_cut, read_parts, splice
 from pipelines.jpeg_window import Window
+from pipelines.kernels import read_window
 from pipelines.scratch import Arena, Scratch
 from pipelines.source import LeastPx, Source, cut, read_one_by_one
 from pipelines.sources.folder import explain, shared_marks
@@ -260,14 +261,22 @@ class PackedSource:
         )
 
     def _read_rows(self, row: int, channels: int, scratch: Scratch, window: Window) -> npt.NDArray[np.uint8]:
-        """The rows of a window of stored pixels, cut to it."""
+        """The window of stored pixels; only its rows are read."""
         top, left, height, width = window
-        line = self.index.sizes_N2[row, 1] * (1 if self.index.grey_N[row] else 3)
-        room = scratch.room(int(height * line))
-        start = int(self.index.offsets_N[row]) + NPY_HEADER_BYTES + int(top * line)
-        self.shards.read(int(self.index.shards_N[row]), start=start, room=room)
-        pixels = np.frombuffer(room, dtype=np.uint8).reshape(height, self.index.sizes_N2[row, 1], -1)
-        return _with_channels(pixels[:, left : left + width], channels)
+        shard, start, stored = (
+            int(self.index.shards_N[row]),
+            int(self.index.offsets_N[row]),
+            1 if self.index.grey_N[row] else 3,
+        )
+        line, start = int(self.index.sizes_N2[row, 1]) * stored, start + NPY_HEADER_BYTES
+        room, pixels = scratch.file(height * line), scratch.window(height * width * stored)
+        if not read_window(
+            self.shards.file(shard), start, line, top, left * stored, height, width * stored, room, pixels
+        ):
+            self.shards.read(shard, start=start + top * line, room=room[: height * line].data)  # it says what is wrong
+            raise ValueError("it could not be read, and a moment later could; is the disk failing?")
+        window_HWC = pixels[: height * width * stored].reshape(height, width, stored)
+        return _with_channels(window_HWC, channels)
 
     def _read_part(
         self, row: int, channels: int, scratch: Scratch, window: Window, scale: int

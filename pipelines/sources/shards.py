@@ -31,7 +31,7 @@ class Shards:
             OSError: The file cannot be read.
             ValueError: It ends before that.
         """
-        file, filled = self._file(shard), 0
+        file, filled = self.file(shard), 0
         while filled < len(room):
             count = os.preadv(file, [room[filled:]], start + filled)
             if count == 0:
@@ -44,12 +44,12 @@ class Shards:
         Raises:
             OSError: One cannot be opened.
         """
-        return np.array([self._file(shard) for shard in shards_N.tolist()])
+        return np.array([self.file(shard) for shard in shards_N.tolist()])
 
     def expect(self, shard: int, *, start: int, num_bytes: int) -> None:
         """Has the system fetch a part that will soon be read, where it can be asked to."""
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file(shard), start, num_bytes, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(self.file(shard), start, num_bytes, os.POSIX_FADV_WILLNEED)
 
     def __getstate__(self) -> tuple[str, ...]:
         return self.paths
@@ -63,7 +63,12 @@ class Shards:
         self._lock = threading.Lock()
         weakref.finalize(self, _close, self._files)
 
-    def _file(self, shard: int) -> int:
+    def file(self, shard: int) -> int:
+        """Its descriptor, open as long as this object is.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
         file = self._files[shard]
         if file is not None:
             return file
