@@ -47,21 +47,6 @@ def read_at(file: int, start: int, num_bytes: int, room: _Pixels, place: int) ->
     return True
 
 
-@compiled
-def read_window(
-    file: int, start: int, line: int, top: int, left: int, height: int, width: int, room: _Pixels, out: _Pixels
-) -> bool:
-    """Fills `out` with a window of pixels in a file, bytes from `start` on, `line` of them a row; False if it fails.
-
-    `left` and `width` are in bytes. Rows are read whole, into `room`.
-    """
-    if not read_at(file, start + top * line, height * line, room, 0):
-        return False
-    for y in range(height):
-        _copy(room, y * line + left, out, y * width, width, 1, False)
-    return True
-
-
 def shift_and_flip_rows(
     images_MSSC: _Pixels,
     rows_N: npt.NDArray[np.int64],

@@ -5,6 +5,7 @@ plan -> chunks of 8 samples -> thread: read, decode, resize, shift, flip, operat
 Legend of shape letters: N rows of a plan, S height and width of the result, C channels.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,9 @@ from pipelines.plan import Plan
 from pipelines.source import Source
 
 _READ_AHEAD = 8  # batches
+# A thread that is done decoding waits so long, at most, for one that holds the GIL, instead of Python's 5 ms: 6,860 ->
+# 7,235 images/s stored as pixels, 3,648 -> 3,656 as JPEG (two threads, Intel Xeon, Python 3.11.7, 2026-11-26)
+_SWITCH_S = 0.001
 _CHUNK = 16  # samples per task: few enough that no thread is left alone with the end of a batch
 
 
@@ -130,6 +134,7 @@ class ThreadsExecutor:
 
 def _start_threads(num_threads: int) -> ThreadPoolExecutor:
     """Threads that run torch without threads of their own: else each would start a team for every resize."""
+    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
     all_there = Barrier(num_threads + 1)
     before = torch.get_num_threads()
 

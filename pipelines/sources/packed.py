@@ -4,7 +4,7 @@ ROOT/dataset.json (classes, splits, shards), ROOT/SPLIT.index (pipelines/sources
 
 sample id -> shard, place -> pread -> JPEG: only the restart segments under the window (pipelines/jpeg_segments.py),
                                             or the window by pipelines/jpeg_window.py, or all of it
-                                   -> pixels (.npy): only the rows of the window
+                                   -> pixels (.npy): only the window, of the mapped shard
 """
 
 import json
@@ -22,7 +22,6 @@ from PIL import Image
 from pipelines.decode import decode_image, decode_jpeg, decode_part, scale_of, scaled_window
 from pipelines.jpeg_segments import Cut, Places, Segments, Spliced, plan_cut, read_parts, splice
 from pipelines.jpeg_window import Window
-from pipelines.kernels import read_window
 from pipelines.scratch import Arena, Scratch
 from pipelines.source import LeastPx, Source, cut, read_one_by_one
 from pipelines.sources.folder import explain, shared_marks
@@ -31,6 +30,7 @@ from pipelines.sources.shards import Shards
 
 DATASET_FILE = "dataset.json"
 FORMAT, VERSION = "exactvision packed data set", 1
+_MOST_AREA_FRAC = 0.8  # of an image; a larger window is decoded faster with all of it than by jpeg_windows
 NPY_HEADER_BYTES = 128  # of every .npy of three dimensions below 10^19
 
 
@@ -211,7 +211,7 @@ class PackedSource:
         kind = int(self.index.kinds_N[row])
         if window is not None and self.checked_M[sample_id]:
             if kind == RAW:
-                return self._read_rows(row, channels, scratch, window)
+                return self._view_window(row, channels, window)
             if kind == 1:
                 part = self._read_part(row, channels, scratch, window, scale_of(window, least_px))
                 if part is not None:
@@ -260,23 +260,14 @@ class PackedSource:
             room=scratch.parts(int(num_bytes_M.sum())),
         )
 
-    def _read_rows(self, row: int, channels: int, scratch: Scratch, window: Window) -> npt.NDArray[np.uint8]:
-        """The window of stored pixels; only its rows are read."""
-        top, left, height, width = window
-        shard, start, stored = (
-            int(self.index.shards_N[row]),
-            int(self.index.offsets_N[row]),
-            1 if self.index.grey_N[row] else 3,
-        )
-        line, start = int(self.index.sizes_N2[row, 1]) * stored, start + NPY_HEADER_BYTES
-        room, pixels = scratch.file(height * line), scratch.window(height * width * stored)
-        if not read_window(
-            self.shards.file(shard), start, line, top, left * stored, height, width * stored, room, pixels
-        ):
-            self.shards.read(shard, start=start + top * line, room=room[: height * line].data)  # it says what is wrong
-            raise ValueError("it could not be read, and a moment later could; is the disk failing?")
-        window_HWC = pixels[: height * width * stored].reshape(height, width, stored)
-        return _with_channels(window_HWC, channels)
+    def _view_window(self, row: int, channels: int, window: Window) -> npt.NDArray[np.uint8]:
+        """The window of stored pixels, where they lie; whoever copies them has the pages read, with the GIL free."""
+        height, width = self.index.sizes_N2[row].tolist()
+        stored = 1 if self.index.grey_N[row] else 3
+        start = int(self.index.offsets_N[row]) + NPY_HEADER_BYTES
+        mapped = self.shards.mapped(int(self.index.shards_N[row]))
+        pixels = mapped[start : start + height * width * stored].reshape(height, width, stored)
+        return _with_channels(cut(pixels, window), channels)
 
     def _read_part(
         self, row: int, channels: int, scratch: Scratch, window: Window, scale: int
@@ -290,6 +281,8 @@ class PackedSource:
             pixels = decode_jpeg(spliced, channels=channels, orientation=1, scratch=scratch, scale=scale)
             top, left, *sides = window
             return cut(pixels, scaled_window((top - planned.top, left - planned.left, sides[0], sides[1]), scale))
+        if scale == 1 and window[2] * window[3] > _MOST_AREA_FRAC * height * width:
+            return None
         encoded = self._read_bytes(None, row, scratch)
         if scale > 1:
             pixels = decode_jpeg(encoded, channels=channels, orientation=1, scratch=scratch, scale=scale)

@@ -51,6 +51,20 @@ class Shards:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.file(shard), start, num_bytes, os.POSIX_FADV_WILLNEED)
 
+    def mapped(self, shard: int) -> npt.NDArray[np.uint8]:
+        """All bytes of a shard, uint8 (B,), read-only, read from the disk when they are touched.
+
+        The system ends a program that touches what is no longer there: a shard must not be cut short while it is read.
+
+        Raises:
+            OSError: The file cannot be opened.
+        """
+        found = self._maps[shard]
+        if found is None:
+            # not as a memmap, whose every slice costs microseconds
+            found = self._maps[shard] = np.memmap(self.paths[shard], dtype=np.uint8, mode="r").view(np.ndarray)
+        return found
+
     def __getstate__(self) -> tuple[str, ...]:
         return self.paths
 
@@ -60,6 +74,7 @@ class Shards:
 
     def _open_nothing(self) -> None:
         self._files: list[int | None] = [None] * len(self.paths)
+        self._maps: list[npt.NDArray[np.uint8] | None] = [None] * len(self.paths)
         self._lock = threading.Lock()
         weakref.finalize(self, _close, self._files)
 
