@@ -21,7 +21,7 @@ from torch import Tensor
 from pipelines.decode import scale_of, scaled_window
 from pipelines.execution import Operate
 from pipelines.jpeg_window import Window
-from pipelines.kernels import flip_rows, shift_and_flip_image
+from pipelines.kernels import flip_image, shift_and_flip_image
 from pipelines.plan import Plan
 from pipelines.scratch import Scratch
 from pipelines.source import Source, cut
@@ -85,7 +85,6 @@ class ChunkWork:
         flips_MV2 = np.stack([plan.flips_N[rows_MV], plan.vertical_flips_N[rows_MV]], axis=2)
         orders_MV8 = np.concatenate([plan.windows_N4[rows_MV], plan.shifts_N2[rows_MV], flips_MV2], axis=2)
         bad: dict[int, str] = {}
-        unshifted: list[int] = []
         rows_M, orders_M = rows_MV.tolist(), orders_MV8.tolist()
         windows_M = [_around(orders) for orders in orders_M]
         least_px_M = self._least_px(plan, rows_MV)
@@ -113,14 +112,11 @@ class ChunkWork:
                     self._fit(image, box, fitted_SSC, plan=plan, row=row, scratch=scratch)
                     shift_and_flip_image(fitted_SSC, down, right, bool(flips[0]), bool(flips[1]), out_SSC)
                     continue
-                unshifted.append(row)
                 if box is None and plan.letterbox is None and image.shape != out_SSC.shape:
                     _resize(image, out_NCHW[row : row + 1], interpolation=self._interpolation, scratch=scratch)
                 else:
                     self._fit(image, box, out_SSC, plan=plan, row=row, scratch=scratch)
-        flip_rows(
-            out_NHWC, np.array(unshifted, dtype=np.int64), plan.flips_N[unshifted], plan.vertical_flips_N[unshifted]
-        )
+                flip_image(out_SSC, bool(flips[0]), bool(flips[1]))
         if self._operate is not None:
             for row in sorted(set(rows_MV.ravel().tolist()) - set(bad)):
                 self._operate(out_NHWC[row], plan=plan, row=row)

@@ -27,11 +27,32 @@ def compiled(function: _Function) -> _Function:
         return cast(_Function, numba.njit(nogil=True)(function))
 
 
+def compiled_short(function: _Function) -> _Function:
+    """The same for what takes a few microseconds: it keeps the GIL, for letting go of it would take longer."""
+    try:
+        return cast(_Function, numba.njit(cache=True)(function))
+    except RuntimeError:  # as above
+        return cast(_Function, numba.njit(function))
+
+
+_fadvise: Any = numba.types.ExternalFunction(  # these two are of the C library, found by name
+    "posix_fadvise",
+    numba.types.int32(numba.types.int32, numba.types.int64, numba.types.int64, numba.types.int32),
+)
 _pread: Any = (
     numba.types.ExternalFunction(  # of the C library; it is found by its name, so that machine code can be kept
         "pread", numba.types.intp(numba.types.int32, numba.types.voidptr, numba.types.uintp, numba.types.int64)
     )
 )
+
+
+@compiled
+def expect_reading(
+    files_N: npt.NDArray[np.int64], starts_N: npt.NDArray[np.int64], num_bytes_N: npt.NDArray[np.int64], advice: int
+) -> None:
+    """Tells the system which parts of files will be read: `advice` is os.POSIX_FADV_WILLNEED."""
+    for n in range(len(files_N)):
+        _fadvise(np.int32(files_N[n]), starts_N[n], num_bytes_N[n], np.int32(advice))
 
 
 @compiled
@@ -72,15 +93,11 @@ def shift_and_flip_image(
     _shift_and_flip(np.ascontiguousarray(image_SSC), down, right, flip, vertical_flip, out_SSC)
 
 
-def flip_rows(
-    images_NSSC: _Pixels,
-    rows_M: npt.NDArray[np.int64],
-    flips_M: npt.NDArray[np.bool_],
-    vertical_flips_M: npt.NDArray[np.bool_],
-) -> None:
-    """Flips some images in place, left-right, up-down, both or not at all."""
-    assert images_NSSC.flags.c_contiguous
-    _flip_rows(images_NSSC, rows_M, flips_M, vertical_flips_M)
+def flip_image(image_SSC: _Pixels, flip: bool, vertical_flip: bool) -> None:
+    """Flips an image in place, left-right, up-down, both or not at all. It keeps the GIL."""
+    assert image_SSC.flags.c_contiguous
+    if flip or vertical_flip:
+        _flip(image_SSC, flip, vertical_flip)
 
 
 @compiled
@@ -126,19 +143,7 @@ def _shift_and_flip(image: _Pixels, down: int, right: int, flip: bool, vertical_
                 target[np.uint64(to * channels + c)] = source[np.uint64(start * channels + c)]
 
 
-@compiled
-def _flip_rows(
-    images: _Pixels,
-    rows: npt.NDArray[np.int64],
-    flips: npt.NDArray[np.bool_],
-    vertical_flips: npt.NDArray[np.bool_],
-) -> None:
-    for m in range(len(rows)):
-        if flips[m] or vertical_flips[m]:
-            _flip(images[rows[m]], flips[m], vertical_flips[m])
-
-
-@compiled
+@compiled_short
 def _flip(image: _Pixels, flip: bool, vertical_flip: bool) -> None:
     height, width, channels = image.shape
     values, kept = image.reshape(-1), np.empty(2 * width * channels, dtype=np.uint8)

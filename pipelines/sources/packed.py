@@ -170,12 +170,10 @@ class PackedSource:
     def expect(self, ids: npt.NDArray[np.int64]) -> None:
         """Has the system fetch samples that will soon be read."""
         rows_M, index = self.ids_M[ids], self.index
-        places = (index.shards_N[rows_M], index.offsets_N[rows_M], index.num_bytes_N[rows_M])
-        for shard, start, num_bytes in zip(*(array.tolist() for array in places), strict=True):
-            try:
-                self.shards.expect(shard, start=start, num_bytes=num_bytes)
-            except OSError:
-                return  # whoever reads it finds out, and says so
+        try:
+            self.shards.expect(index.shards_N[rows_M], index.offsets_N[rows_M], index.num_bytes_N[rows_M])
+        except OSError:
+            return  # whoever reads it finds out, and says so
 
     def take(self, ids: npt.NDArray[np.int64]) -> "PackedSource":
         """The samples `ids`, numbered from 0."""

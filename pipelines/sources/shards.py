@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.kernels import expect_reading
+
 
 class Shards:
     """Files that are opened when they are first read; sent to another process, they are opened there anew.
@@ -46,10 +48,19 @@ class Shards:
         """
         return np.array([self.file(shard) for shard in shards_N.tolist()])
 
-    def expect(self, shard: int, *, start: int, num_bytes: int) -> None:
-        """Has the system fetch a part that will soon be read, where it can be asked to."""
+    def expect(
+        self,
+        shards_N: npt.NDArray[np.int32],
+        starts_N: npt.NDArray[np.int64],
+        num_bytes_N: npt.NDArray[np.int64],
+    ) -> None:
+        """Has the system fetch parts that will soon be read, where it can be asked to.
+
+        Raises:
+            OSError: A file cannot be opened.
+        """
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.file(shard), start, num_bytes, os.POSIX_FADV_WILLNEED)
+            expect_reading(self.files(shards_N), starts_N, num_bytes_N, os.POSIX_FADV_WILLNEED)
 
     def mapped(self, shard: int) -> npt.NDArray[np.uint8]:
         """All bytes of a shard, uint8 (B,), read-only, read from the disk when they are touched.

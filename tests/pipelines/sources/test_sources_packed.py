@@ -205,7 +205,7 @@ def test_part_of_it_and_a_copy_in_another_process_give_the_same(tmp_path: Path) 
     assert part.fingerprint() != source.fingerprint()
     assert source.take(np.arange(len(source.labels_N))).fingerprint() == source.fingerprint()
     assert part.take(np.array([1])).describe(0) == source.describe(0)
-    source.expect([0, 1, 2])
+    source.expect(np.array([0, 1, 2]))
 
 
 def test_the_fingerprint_is_that_of_the_samples_wherever_they_lie(packed: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_files_are_opened_when_read_once_each_and_closed_at_the_end(paths: list[
     for _ in range(3):
         read(shards, 0, 0, 10)
         read(shards, 2, 5, 10)
-        shards.expect(2, start=0, num_bytes=1000)
+        shards.expect(np.array([2, 0]), np.array([0, 5]), np.array([1000, 10]))
     assert num_open() == before + 2
     copy = pickle.loads(pickle.dumps(shards))
     assert num_open() == before + 2
