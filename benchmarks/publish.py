@@ -26,7 +26,14 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.publish_loader import LOADER_JOBS, draw_loaders, loader_picture, loader_table
+from benchmarks.publish_loader import (
+    LOADER_JOBS,
+    draw_loaders,
+    loader_picture,
+    loader_table,
+    memory_table,
+    threads_table,
+)
 from benchmarks.recipes import ALONE, AUGMENTATIONS, RESULTS, ROOT, read_csv
 from configs.operations_table import step_table
 from report.intervals import holm, welch
@@ -169,6 +176,8 @@ def texts() -> dict[Path, str]:
         "operations": step_table,
         "loader_picture": lambda: loader_picture(load_loaders()),
         **{f"loader_{job}": functools.partial(loader_table, rows) for job, rows in load_loaders().items()},
+        "loader_threads": lambda: threads_table(read_csv(RESULTS / "loader_threads.csv")),
+        "loader_memory": lambda: memory_table(read_csv(RESULTS / "loader_memory.csv")),
         "loader_study": study_block,
         **{f"picture_{name}": functools.partial(picture_block, epochs, name) for name in COMPARISONS},
     }

@@ -55,6 +55,40 @@ def loader_table(rows: Rows) -> str:
     return "\n".join([*lines, *missing]) + "\n"
 
 
+def threads_table(rows: Rows) -> str:
+    """How threads scale, and how many cores Python's lock would leave work for."""
+    if not rows:
+        return "Not measured yet.\n"
+    heads = "| stored as | threads | images/s | CPU us per image | under the lock, of the time | us per image |"
+    lines = [heads, "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        frac, cpu, speed = float(row["locked_frac"]), int(row["cpu_us_per_image"]), int(row["images_per_s"])
+        cells = (row["stored"], row["num_threads"], f"{speed:,}", cpu, f"{frac:.1%}", row["locked_us_per_image"])
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    alone = {row["stored"]: row for row in rows if row["num_threads"] == "1"}
+    lines.append("")
+    for stored, row in alone.items():
+        locked_us, cpu_us = float(row["locked_us_per_image"]), float(row["cpu_us_per_image"])
+        most = 1e6 / locked_us
+        cores = ", ".join(f"{count} cores {min(most, count * 1e6 / cpu_us):,.0f}" for count in (16, 64))
+        lines.append(
+            f"Reckoned from one thread, for {stored}: the lock allows {most:,.0f} images/s, as much as "
+            f"{cpu_us / locked_us:.0f} cores decode; {cores} images/s."
+        )
+    return "\n".join([*lines, "", f"{rows[0]['cpu']}, {rows[0]['date']}, {rows[0]['versions']}."]) + "\n"
+
+
+def memory_table(rows: Rows) -> str:
+    """What it costs when the data is larger than memory."""
+    if not rows:
+        return "Not measured yet.\n"
+    lines = ["| memory | reads ahead | data, MiB | images/s |", "| --- | --- | ---: | ---: |"]
+    for row in rows:
+        ahead = "yes" if row["reads_ahead"] == "True" else "no"
+        lines.append(f"| {row['memory']} | {ahead} | {int(row['data_mib']):,} | {int(row['images_per_s']):,} |")
+    return "\n".join([*lines, "", f"{rows[0]['cpu']}, {rows[0]['date']}, {rows[0]['versions']}."]) + "\n"
+
+
 def loader_picture(rows_of_job: Mapping[str, Rows]) -> str:
     """The picture's place in the page, if there is something to draw."""
     if not any(_measured(rows) for rows in rows_of_job.values()):

@@ -6,7 +6,15 @@ import pytest
 from PIL import Image
 
 from benchmarks import loader, publish
-from benchmarks.publish_loader import LOADER_JOBS, TITLES, draw_loaders, loader_picture, loader_table
+from benchmarks.publish_loader import (
+    LOADER_JOBS,
+    TITLES,
+    draw_loaders,
+    loader_picture,
+    loader_table,
+    memory_table,
+    threads_table,
+)
 
 ABOUT = {"repeats": "7", "cpu": "2 cores of X", "date": "2026-11-26", "versions": "torch 2.14"}
 
@@ -81,3 +89,32 @@ def test_a_contender_without_figures_is_left_out_of_the_table_of_operations(
     assert "| `threads` |  |  |  | 900 |" in block
     assert "timm" not in block
     assert "Medians of 7 epochs, X, Y." in block
+
+
+def test_the_table_of_threads_reckons_what_the_lock_allows() -> None:
+    rows = [
+        {"stored": "raw", "num_threads": threads, "images_per_s": speed, "cpu_us_per_image": "200",
+         "locked_frac": "0.1", "locked_us_per_image": "20.0", **ABOUT}
+        for threads, speed in (("1", "5000"), ("2", "9000"))
+    ]  # fmt: skip
+    lines = threads_table(rows).splitlines()
+    assert lines[2:] == [
+        "| raw | 1 | 5,000 | 200 | 10.0% | 20.0 |",
+        "| raw | 2 | 9,000 | 200 | 10.0% | 20.0 |",
+        "",
+        "Reckoned from one thread, for raw: the lock allows 50,000 images/s, as much as 10 cores decode; 16 cores "
+        "50,000, 64 cores 50,000 images/s.",
+        "",
+        "2 cores of X, 2026-11-26, torch 2.14.",
+    ]
+    assert threads_table([]) == "Not measured yet.\n"
+
+
+def test_the_table_of_memory_says_who_reads_ahead() -> None:
+    rows = [
+        {"memory": memory, "reads_ahead": ahead, "data_mib": "1200", "images_per_s": "3000", **ABOUT}
+        for memory, ahead in (("not limited", "True"), ("1,500 MiB", "False"))
+    ]
+    lines = memory_table(rows).splitlines()
+    assert lines[2:4] == ["| not limited | yes | 1,200 | 3,000 |", "| 1,500 MiB | no | 1,200 | 3,000 |"]
+    assert memory_table([]) == "Not measured yet.\n"
