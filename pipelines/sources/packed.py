@@ -292,6 +292,8 @@ class PackedSource:
         num_bytes, shard, start = (
             int(values[row]) for values in (self.index.num_bytes_N, self.index.shards_N, self.index.offsets_N)
         )
+        if planned.stop > num_bytes:
+            raise ValueError("its segments reach beyond it: the index is not that of this file; pack again")
         room = scratch.room(num_bytes)
         self.shards.read(shard, start=start, room=room[: segments.scan])
         self.shards.read(shard, start=start + planned.start, room=room[planned.start : planned.stop])
