@@ -140,7 +140,10 @@ def _check_shapes(index: PackedIndex) -> None:
 
 
 def _check_places(index: PackedIndex) -> None:
-    """The same of where samples, and the header and the lengths of those that can be cut, lie; 0.1 s for 1,280,000."""
+    """The same of where samples, and the header and the lengths of those that can be cut, lie.
+
+    0.2 s for 1,280,000 samples (Intel Xeon, numpy 2.4.6, 2026-11-26).
+    """
     frames_N, scans_N, per_row_N, tall_N, wide_N = index.cuts_N5.T.astype(np.int64)
     can_be_cut_N = per_row_N != 0
     ends_N = index.segment_starts_N - index.sizes_N2[:, 0] // -np.maximum(tall_N, 1) * per_row_N
