@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packed_cases import config_of, flip_byte, opened, pack_folder, write_many, write_varied
+from packed_cases import config_of, flip_byte, open_folder, opened, pack_folder, write_many, write_varied
 
 from configs.schema import InputSpec, LoaderConfig, RunConfig, TrainConfig
 from pipelines.build import Place, build_data, build_evaluation_loader, build_training_loader
@@ -272,3 +272,23 @@ def test_the_fingerprint_is_that_of_the_samples_wherever_they_lie(packed: Path, 
     assert opened(tmp_path / "one_shard")["train"].fingerprint() == before
     pack_folder(tmp_path / "r", tmp_path / "raw", "raw")
     assert opened(tmp_path / "raw")["train"].fingerprint() != before
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["folder", "keep", "jpeg", "raw"])
+def test_a_window_made_smaller_is_the_same_the_first_time_and_later(tmp_path: Path, kind: str, channels: int) -> None:
+    root = write_varied(tmp_path / "r")
+    if kind != "folder":
+        pack_folder(root, tmp_path / "d", kind)
+    source: Any = (open_folder(root) if kind == "folder" else opened(tmp_path / "d"))["train"]
+    ids = list(range(len(source.labels_N)))
+    windows = [(height // 3, width // 4, height // 2 + 1, width // 2 + 1) for height, width in source.sizes_N2.tolist()]
+
+    def read() -> list[Any]:
+        options: Any = {"channels": channels, "least_px": [(20, 20)] * len(ids)}
+        return [pixels.copy() for pixels in source.read_windows(ids, windows, scratch=Scratch(), **options)]
+
+    first, again = read(), read()
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    num_smaller = sum(one.shape[:2] != window[2:] for one, window in zip(first, windows, strict=True))
+    assert num_smaller == 0 if kind == "raw" else num_smaller >= 5
