@@ -79,7 +79,10 @@ class ChunkWork:
         Returns:
             The rows that could not be read, and why; their pixels mean nothing.
         """
-        scratch, out_NHWC, out_NCHW = self._scratch(), images_NHWC.numpy(), images_NHWC.permute(0, 3, 1, 2)
+        scratch, out_NHWC = self._scratch(), images_NHWC.numpy()
+        # by way of numpy: evaluation asks for batches in torch's inference mode, a thread is not in it, and torch does
+        # not let it write into what was allocated there
+        out_NCHW = torch.from_numpy(out_NHWC).permute(0, 3, 1, 2)
         first_row_of_view = range(0, len(plan.ids_N), len(plan.ids_N) // plan.num_views)
         rows_MV = np.add.outer(samples, first_row_of_view)
         flips_MV2 = np.stack([plan.flips_N[rows_MV], plan.vertical_flips_N[rows_MV]], axis=2)

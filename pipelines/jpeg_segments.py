@@ -332,7 +332,7 @@ def _read_parts(
         first_row, stop_row, first, stop, start, end = _plan_cut(
             scan, per_row, tall_px, wide_px, lengths, top, left, window_height, window_width, height, width, scales[n]
         )
-        if stop_row == 0:
+        if stop_row == 0 or max(scan, end) > num_bytes[n]:  # lengths of another file: who reads it alone says so
             continue
         if not read_at(files[n], offsets[n], scan, file_room, 0):
             continue

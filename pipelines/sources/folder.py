@@ -70,14 +70,13 @@ class FolderSource:
         """
         self._check_not_known_bad(sample_id)
         orientation = int(self.jpeg_orientation_N[sample_id])
+        scale = scale_of(window, least_px) if window and orientation == 1 else 1
         try:
             if orientation:
                 encoded = self._read_jpeg_file(sample_id, scratch)
                 if window and scratch and orientation == 1 and self._is_whole(sample_id, encoded):
-                    scale = scale_of(window, least_px)
                     if scale > 1:
-                        small = decode_jpeg(encoded, channels=channels, orientation=1, scratch=scratch, scale=scale)
-                        return cut(small, scaled_window(window, scale))
+                        return _decode_smaller(encoded, window, channels=channels, scratch=scratch, scale=scale)
                     height, width = self.sizes_N2[sample_id].tolist()
                     decode_window = scratch.jpeg_windows.decode
                     part = decode_window(encoded, window, height=height, width=width, channels=channels)
@@ -94,6 +93,8 @@ class FolderSource:
             raise ValueError(explain(error)) from error
         self._check_size(sample_id, *pixels.shape[:2])
         self.whole_N[sample_id] = True
+        if window and scale > 1:  # the first time, too: a resumed run makes the pixels of one that was not stopped
+            return _decode_smaller(encoded, window, channels=channels, scratch=scratch, scale=scale)
         return pixels if window is None else cut(pixels, window)
 
     def read_windows(
@@ -194,6 +195,14 @@ def source_of_index(index: Index, split: Path) -> FolderSource:
         bad=index.bad,
         known_fingerprint=index.fingerprint,
     )
+
+
+def _decode_smaller(
+    encoded: memoryview, window: Window, *, channels: int, scratch: Scratch | None, scale: int
+) -> npt.NDArray[np.uint8]:
+    """The window of an upright JPEG made smaller while it is decoded."""
+    small = decode_jpeg(encoded, channels=channels, orientation=1, scratch=scratch, scale=scale)
+    return cut(small, scaled_window(window, scale))
 
 
 def shared_marks(marks_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -207,11 +207,12 @@ class PackedSource:
     ) -> npt.NDArray[np.uint8]:
         row = int(self.ids_M[sample_id])
         kind = int(self.index.kinds_N[row])
+        scale = scale_of(window, least_px) if window is not None and kind == 1 else 1
         if window is not None and self.checked_M[sample_id]:
             if kind == RAW:
                 return self._view_window(row, channels, window)
             if kind == 1:
-                part = self._read_part(row, channels, scratch, window, scale_of(window, least_px))
+                part = self._read_part(row, channels, scratch, window, scale)
                 if part is not None:
                     return part
         encoded = self._read_bytes(sample_id, row, scratch)
@@ -220,9 +221,9 @@ class PackedSource:
             pixels = _with_channels(_pixels_of(encoded, height, width), channels)
         elif kind == 0:
             pixels = decode_image(bytes(encoded), channels=channels)
-        else:
-            pixels = decode_jpeg(encoded, channels=channels, orientation=kind, scratch=scratch)
-        return pixels if window is None else cut(pixels, window)
+        else:  # smaller the first time, too: a resumed run makes the pixels of one that was not stopped
+            pixels = decode_jpeg(encoded, channels=channels, orientation=kind, scratch=scratch, scale=scale)
+        return pixels if window is None else cut(pixels, scaled_window(window, scale) if scale > 1 else window)
 
     def _read_parts(
         self,
@@ -292,6 +293,8 @@ class PackedSource:
         num_bytes, shard, start = (
             int(values[row]) for values in (self.index.num_bytes_N, self.index.shards_N, self.index.offsets_N)
         )
+        if planned.stop > num_bytes:
+            raise ValueError("its segments reach beyond it: the index is not that of this file; pack again")
         room = scratch.room(num_bytes)
         self.shards.read(shard, start=start, room=room[: segments.scan])
         self.shards.read(shard, start=start + planned.start, room=room[planned.start : planned.stop])

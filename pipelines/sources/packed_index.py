@@ -95,13 +95,16 @@ def load_packed_index(path: Path) -> PackedIndex:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not whole, or of another version.
+        ValueError: It is not whole, of another version, or says what cannot be.
     """
     meta, mapped = load_blocks(path)
     if meta.get("version") != _VERSION:
         raise ValueError(f"it is of version {meta.get('version')}, and this program reads version {_VERSION}")
     arrays: dict[str, Any] = dict(zip(PACKED_ARRAYS, mapped, strict=True))
-    return PackedIndex(fingerprint=meta["fingerprint"], **arrays)
+    index = PackedIndex(fingerprint=meta["fingerprint"], **arrays)
+    _check_shapes(index)
+    _check_places(index)
+    return index
 
 
 _DTYPES: dict[str, npt.DTypeLike] = {
@@ -117,6 +120,45 @@ _DTYPES: dict[str, npt.DTypeLike] = {
     "segment_starts_N": np.int64,
     "cuts_N5": np.int32,
 }
+_WIDTHS = {"sizes_N2": (2,), "cuts_N5": (5,)}
+
+
+def _check_shapes(index: PackedIndex) -> None:
+    """Compiled loops read these arrays, and do not look where one ends: who made the file may be anybody."""
+    num_samples = len(index.labels_N)
+    for name, dtype in _DTYPES.items():
+        array = getattr(index, name)
+        is_dtype = array.dtype.kind == "S" if name == "names_N" else array.dtype == dtype
+        if not is_dtype or array.shape != (num_samples, *_WIDTHS.get(name, ())):
+            raise ValueError(
+                f"its {name} are {array.dtype} {array.shape}, which those of {num_samples:,} samples are not"
+            )
+    if index.segment_lengths_L.dtype != np.uint16 or index.segment_lengths_L.ndim != 1:
+        raise ValueError(f"its lengths of segments are {index.segment_lengths_L.dtype}, and uint16 was wanted")
+    if index.weights_N.dtype != np.float64 or index.weights_N.shape not in ((0,), (num_samples,)):
+        raise ValueError(f"its {index.weights_N.shape} weights are not those of {num_samples:,} samples")
+
+
+def _check_places(index: PackedIndex) -> None:
+    """The same of where samples, and the header and the lengths of those that can be cut, lie.
+
+    0.2 s for 1,280,000 samples (Intel Xeon, numpy 2.4.6, 2026-11-26).
+    """
+    frames_N, scans_N, per_row_N, tall_N, wide_N = index.cuts_N5.T.astype(np.int64)
+    can_be_cut_N = per_row_N != 0
+    ends_N = index.segment_starts_N - index.sizes_N2[:, 0] // -np.maximum(tall_N, 1) * per_row_N
+    is_cut_well_N = (
+        (np.minimum(np.minimum(per_row_N, tall_N), wide_N) > 0)
+        & (frames_N >= 0)
+        & (frames_N + 4 <= scans_N)
+        & (scans_N <= index.num_bytes_N)
+        & (index.segment_starts_N >= 0)
+        & (ends_N <= len(index.segment_lengths_L))
+    )
+    is_well_N = (index.offsets_N >= 0) & (index.num_bytes_N > 0) & (index.sizes_N2 > 0).all(axis=1)
+    wrong = np.flatnonzero(~(is_well_N & (is_cut_well_N | ~can_be_cut_N)))
+    if len(wrong):
+        raise ValueError(f"what it says of sample {wrong[0]} cannot be: its size, its place, or those of its segments")
 
 
 def index_of_rows(
@@ -132,10 +174,9 @@ def index_of_rows(
         lengths: Of the samples that have segments, in order, their lengths.
         weights_N: See `PackedIndex`; None = there are none.
     """
-    widths = {"sizes_N2": 2, "cuts_N5": 5}
     arrays: dict[str, Any] = {}
     for name, dtype in _DTYPES.items():
-        shape = (len(rows), widths[name]) if name in widths else (len(rows),)
+        shape = (len(rows), *_WIDTHS.get(name, ()))
         arrays[name] = np.array([row[name] for row in rows], dtype=dtype).reshape(shape)
     empty = np.empty(0, dtype=np.uint16)
     return PackedIndex(

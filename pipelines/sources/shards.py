@@ -14,6 +14,13 @@ import numpy.typing as npt
 
 from pipelines.kernels import expect_reading
 
+try:
+    import resource
+except ImportError:  # not of Windows
+    resource = None  # type: ignore[assignment]
+
+_MOST_OTHER_FILES = 1024  # that the program has open beside shards
+
 
 class Shards:
     """Files that are opened when they are first read; sent to another process, they are opened there anew.
@@ -87,6 +94,9 @@ class Shards:
         self._files: list[int | None] = [None] * len(self.paths)
         self._maps: list[npt.NDArray[np.uint8] | None] = [None] * len(self.paths)
         self._lock = threading.Lock()
+        _allow_open_files(
+            _MOST_OTHER_FILES + 4 * len(self.paths)
+        )  # a shard is opened, and mapped; of other splits, too
         weakref.finalize(self, _close, self._files)
 
     def file(self, shard: int) -> int:
@@ -106,6 +116,16 @@ class Shards:
                     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
                 self._files[shard] = file
         return file
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises what this process may have open: mostly it is 1,024 files, though the system would allow many more."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _close(files: list[Any]) -> None:

@@ -291,3 +291,22 @@ def test_an_executor_leaves_the_random_numbers_of_torch_and_numpy_alone(
         pass
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.random.get_state()[1].tolist() == numpy_before
+
+
+@pytest.mark.parametrize("case_name", ["rrc", "letterbox_landscape_bicubic"])
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_evaluation_may_ask_for_batches_in_inference_mode(
+    name: str, case_name: str, make_source: Callable[[Case], Source]
+) -> None:
+    case = CASES[case_name]
+    source = make_source(case)
+    plans = draw_plans(source, case, epoch=0)
+    executor = EXECUTORS[name](source, case.setting)
+    wanted = [kept(carried) for carried in executor.run(iter(plans))]
+    executor = EXECUTORS[name](source, case.setting)
+    for mode in (True, False, True):  # the same memory, in and out of it
+        with torch.inference_mode(mode):
+            found = [kept(carried) for carried in executor.run(iter(plans))]
+        assert len(found) == len(wanted) == 3
+        assert all(torch.equal(one.images_NHWC, two.images_NHWC) for one, two in zip(found, wanted, strict=True))
+        assert [one.bad for one in found] == [{}] * 3

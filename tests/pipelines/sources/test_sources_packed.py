@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packed_cases import config_of, flip_byte, opened, pack_folder, write_many, write_varied
+from packed_cases import config_of, flip_byte, open_folder, opened, pack_folder, write_many, write_varied
 
 from configs.schema import InputSpec, LoaderConfig, RunConfig, TrainConfig
 from pipelines.build import Place, build_data, build_evaluation_loader, build_training_loader
-from pipelines.scratch import Scratch
+from pipelines.scratch import Arena, Scratch
 from pipelines.sources.packed import open_packed
+from pipelines.sources.packed_index import load_packed_index, save_packed_index
 
 
 @pytest.fixture
@@ -65,6 +66,61 @@ def test_a_broken_index_is_told(packed: Path, tmp_path: Path) -> None:
     pack_folder(write_many(tmp_path / "more", 60), tmp_path / "e", shard_mib=0.011)
     index.write_bytes((tmp_path / "e" / "train.index").read_bytes())
     refused(packed, f"{index}: it is that of another data set than dataset.json")
+
+
+def say_otherwise(path: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Makes an index say something else, its checksum right."""
+    index = load_packed_index(path)
+    save_packed_index(dataclasses.replace(index, **{name: change(np.array(getattr(index, name)))}), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("sizes_N2", lambda values: values[:3]),
+        ("names_N", lambda values: values[:2]),
+        ("weights_N", lambda values: np.ones(3)),
+        ("offsets_N", lambda values: values.astype(np.float64)),
+        ("segment_lengths_L", lambda values: values.astype(np.uint8)),
+        ("sizes_N2", lambda values: -values),
+        ("offsets_N", lambda values: -values),
+        ("num_bytes_N", lambda values: -values),
+        ("segment_starts_N", lambda values: values + 2**40),
+        ("segment_starts_N", lambda values: values - 1),
+        ("cuts_N5", lambda values: values * (1, 1, 1, 0, 1)),
+        ("cuts_N5", lambda values: values * (1, 1, 1, 1, -1)),
+        ("cuts_N5", lambda values: values * (1, 1, 1000, 1, 1)),
+        ("cuts_N5", lambda values: values * (-1, 1, 1, 1, 1)),
+        ("cuts_N5", lambda values: values * (10**4, 1, 1, 1, 1)),
+        ("cuts_N5", lambda values: values * (1, 10**4, 1, 1, 1)),
+    ],
+)
+def test_an_index_that_says_what_cannot_be_is_told(tmp_path: Path, name: str, change: Callable[[Any], Any]) -> None:
+    pack_folder(write_varied(tmp_path / "r"), tmp_path / "d", "jpeg")
+    path = tmp_path / "d" / "train.index"
+    say_otherwise(path, name, lambda values: values)
+    open_packed(str(tmp_path / "d"))
+    say_otherwise(
+        path, name, lambda values: change(values).astype(values.dtype) if name == "cuts_N5" else change(values)
+    )
+    with pytest.raises(ValueError, match=r"train\.index: (its|what it says of sample \d+ cannot be).*; copy it again"):
+        open_packed(str(tmp_path / "d"))
+
+
+def test_segments_that_reach_beyond_their_image_are_told_and_not_followed(tmp_path: Path) -> None:
+    pack_folder(write_varied(tmp_path / "r"), tmp_path / "d", "jpeg")
+    say_otherwise(tmp_path / "d" / "train.index", "segment_lengths_L", lambda values: values | 0xF000)
+    source = opened(tmp_path / "d")["train"]
+    source.checked_M[:] = True
+    ids = np.flatnonzero(source.index.cuts_N5[:, 2]).tolist()
+    windows = [(height // 2, width // 2, 9, 9) for height, width in source.sizes_N2[ids].tolist()]
+    assert len(ids) >= 5
+    found = list(source.read_windows(ids, windows, channels=3, scratch=Scratch(), least_px=None))
+    assert [str(error) for error in found] == [
+        "its segments reach beyond it: the index is not that of this file; pack again"
+    ] * len(ids)
+    with pytest.raises(ValueError, match="reach beyond it"):
+        source.read_jpeg_part(ids[0], windows[0], scratch=Arena())
 
 
 @pytest.mark.parametrize("name", ["../train-00000.tar", "/etc/passwd", "a/b.tar", "..", ".", ""])
@@ -216,3 +272,23 @@ def test_the_fingerprint_is_that_of_the_samples_wherever_they_lie(packed: Path, 
     assert opened(tmp_path / "one_shard")["train"].fingerprint() == before
     pack_folder(tmp_path / "r", tmp_path / "raw", "raw")
     assert opened(tmp_path / "raw")["train"].fingerprint() != before
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["folder", "keep", "jpeg", "raw"])
+def test_a_window_made_smaller_is_the_same_the_first_time_and_later(tmp_path: Path, kind: str, channels: int) -> None:
+    root = write_varied(tmp_path / "r")
+    if kind != "folder":
+        pack_folder(root, tmp_path / "d", kind)
+    source: Any = (open_folder(root) if kind == "folder" else opened(tmp_path / "d"))["train"]
+    ids = list(range(len(source.labels_N)))
+    windows = [(height // 3, width // 4, height // 2 + 1, width // 2 + 1) for height, width in source.sizes_N2.tolist()]
+
+    def read() -> list[Any]:
+        options: Any = {"channels": channels, "least_px": [(20, 20)] * len(ids)}
+        return [pixels.copy() for pixels in source.read_windows(ids, windows, scratch=Scratch(), **options)]
+
+    first, again = read(), read()
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    num_smaller = sum(one.shape[:2] != window[2:] for one, window in zip(first, windows, strict=True))
+    assert num_smaller == 0 if kind == "raw" else num_smaller >= 5

@@ -3,6 +3,8 @@
 import gc
 import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +30,17 @@ def read(shards: Shards, shard: int, start: int, num_bytes: int) -> bytes:
 
 def num_open() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def test_more_shards_can_be_open_than_files_by_default(paths: list[str]) -> None:
+    code = (
+        "import resource, sys; from pipelines.sources.shards import Shards; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1])); "
+        "shards = Shards(sys.argv[1:] * 40); "
+        "print(len({shards.file(shard) for shard in range(120)}), sum(len(shards.mapped(k)) for k in range(120)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["120", str(120 * 100_000)], done.stderr
 
 
 def test_threads_read_any_part(paths: list[str]) -> None:
