@@ -318,7 +318,7 @@ def _compact(pixels: npt.NDArray[np.uint8], window: Window, scratch: Scratch) ->
     assert 0 <= top <= top + window_height <= len(pixels)
     assert 0 <= left <= left + window_width <= width
     num_values = window_height * window_width * channels
-    out = scratch.window(num_values)
+    out = scratch.compact(num_values)
     compact_window(pixels.reshape(-1), width, channels, top, left, window_height, window_width, out)
     return out[:num_values].reshape(window_height, window_width, channels)
 
