@@ -68,6 +68,15 @@ def read_at(file: int, start: int, num_bytes: int, room: _Pixels, place: int) ->
     return True
 
 
+@compiled_short
+def compact_window(
+    pixels: _Pixels, width: int, channels: int, top: int, left: int, window_height: int, window_width: int, out: _Pixels
+) -> None:
+    """Writes a window of an image, both as they lie in memory, row after row; keeps the GIL."""
+    for y in range(window_height):
+        _copy(pixels, (top + y) * width + left, out, y * window_width, window_width, channels, False)
+
+
 def shift_and_flip_rows(
     images_MSSC: _Pixels,
     rows_N: npt.NDArray[np.int64],

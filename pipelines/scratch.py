@@ -23,6 +23,7 @@ class Scratch:
         self._window = np.empty(0, dtype=np.uint8)
         self._boxed = np.empty(0, dtype=np.uint8)
         self._fitted = np.empty(0, dtype=np.uint8)
+        self._compact = np.empty(0, dtype=np.uint8)
         self._parts = np.empty(0, dtype=np.uint8)
         self._spliced = np.empty(0, dtype=np.uint8)
         self.jpeg_windows = JpegWindowDecoder()
@@ -69,6 +70,13 @@ class Scratch:
     def file(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """At least `num_bytes` of memory for a file, uint8 (M,): that of `room`."""
         return np.frombuffer(self.room(num_bytes), dtype=np.uint8)
+
+    def compact(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """At least `num_bytes` of memory for a part of it that is handed out, uint8 (M,)."""
+        if num_bytes > _MOST_KEPT:
+            return np.empty(num_bytes, dtype=np.uint8)
+        self._compact = _grown(self._compact, num_bytes)
+        return self._compact
 
     def parts(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """At least `num_bytes` of memory for parts of several files, uint8 (M,)."""

@@ -22,6 +22,7 @@ from PIL import Image
 from pipelines.decode import decode_image, decode_jpeg, decode_part, scale_of, scaled_window
 from pipelines.jpeg_segments import Cut, Places, Segments, Spliced, plan_cut, read_parts, splice
 from pipelines.jpeg_window import Window
+from pipelines.kernels import compact_window
 from pipelines.scratch import Arena, Scratch
 from pipelines.source import LeastPx, Source, cut, read_one_by_one
 from pipelines.sources.folder import explain, shared_marks
@@ -123,7 +124,7 @@ class PackedSource:
                 continue
             window_top, window_left, *sides = windows[number]
             within = (window_top - top, window_left - left, sides[0], sides[1])
-            yield cut(pixels, within if scales[number] == 1 else scaled_window(within, scales[number]))
+            yield _compact(pixels, within if scales[number] == 1 else scaled_window(within, scales[number]), scratch)
 
     def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> memoryview | None:
         """The encoded bytes of a sample stored as an upright grey or RGB JPEG; None of every other.
@@ -311,6 +312,18 @@ class PackedSource:
                 )
             self.checked_M[sample_id] = True
         return room
+
+
+def _compact(pixels: npt.NDArray[np.uint8], window: Window, scratch: Scratch) -> npt.NDArray[np.uint8]:
+    """The window of a contiguous image, contiguous: what resizes it would copy it otherwise, and let go of the GIL."""
+    _, width, channels = pixels.shape
+    top, left, window_height, window_width = window
+    assert 0 <= top <= top + window_height <= len(pixels)
+    assert 0 <= left <= left + window_width <= width
+    num_values = window_height * window_width * channels
+    out = scratch.compact(num_values)
+    compact_window(pixels.reshape(-1), width, channels, top, left, window_height, window_width, out)
+    return out[:num_values].reshape(window_height, window_width, channels)
 
 
 def _with_channels(pixels: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
