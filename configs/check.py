@@ -39,7 +39,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "augment.rrc_ratio": ("augment.crop", ("rrc",)),
     "input.crop_frac": ("input.fit", ("crop",)),
     "loader.workers": ("loader.backend", ("threads", "auto")),
-    "loader.decode": ("loader.backend", ("threads", "auto")),
+    "loader.decode": ("loader.backend", ("threads",)),
 }
 
 # field of data -> the kinds of data sets that read it
@@ -332,6 +332,12 @@ def _check_combinations(config: Config) -> None:
         )
     if config.data.dataset == "packed" and config.data.root is None:
         raise ValueError("data.dataset=packed needs data.root, the folder that tools.pack made; add --data.root DIR.")
+    if config.loader.decode == "scaled" and config.data.on_bad_sample == "replace":
+        raise ValueError(
+            "loader.decode=scaled with data.on_bad_sample=replace: what takes a bad image's place is decoded at its "
+            "stored size, so pixels would depend on when the damage is met; use --data.on_bad_sample raise, or "
+            "--loader.decode exact."
+        )
     if config.data.sampling == "weighted" and config.data.dataset not in ("manifest", "packed"):
         raise ValueError(
             "data.sampling=weighted takes weights from a manifest, but data.dataset="

@@ -165,9 +165,9 @@ class LoaderConfig:
         num_workers: Worker processes of backend reference and of workers processes. Default: CPU cores per rank, at
             most 8.
         prefetch_batches: Batches that threads and dali prepare ahead; with workers processes, each of them.
-        decode: exact = images at their stored size; scaled = of threads, JPEGs of train whose window is at least twice
-            the result at a half, a quarter or an eighth of it: several times as fast for photographs of many
-            megapixels, their pixels different by about 1.3 of 255 on average.
+        decode: exact = images at their stored size; scaled = with backend threads, JPEGs of train whose window is at
+            least twice the result at a half, a quarter or an eighth of it: several times as fast for photographs of
+            many megapixels, their pixels different by about 1.3 of 255 on average.
         resident_max_gib: Largest data set, decoded, that auto holds on the device, in GiB.
         eval_batch_size_per_rank: Images per batch and rank in evaluation.
     """

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.jpeg_window import Window
-from pipelines.kernels import compiled, read_at
+from pipelines.kernels import compiled, pread
 
 _Bytes = npt.NDArray[np.uint8]
 
@@ -303,6 +303,22 @@ def _plan_cut(
     for k in range(first_row * per_row, stop_row * per_row):
         end += int(lengths[k]) + 2
     return first_row, stop_row, first, stop, start, end
+
+
+@compiled
+def read_at(file: int, start: int, num_bytes: int, room: _Bytes, place: int) -> bool:
+    """Fills `num_bytes` of `room`, from `place` on, with those of a file from `start` on; False where that fails.
+
+    It stands here, not among the kernels: numba does not notice that what a function calls has changed in another file.
+    """
+    filled = 0
+    while filled < num_bytes:
+        left = num_bytes - filled
+        count = pread(np.int32(file), room[place + filled :].ctypes, np.uintp(left), np.int64(start + filled))
+        if count <= 0:
+            return False
+        filled += count
+    return True
 
 
 @compiled

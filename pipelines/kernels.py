@@ -39,7 +39,7 @@ _fadvise: Any = numba.types.ExternalFunction(  # these two are of the C library,
     "posix_fadvise",
     numba.types.int32(numba.types.int32, numba.types.int64, numba.types.int64, numba.types.int32),
 )
-_pread: Any = (
+pread: Any = (
     numba.types.ExternalFunction(  # of the C library; it is found by its name, so that machine code can be kept
         "pread", numba.types.intp(numba.types.int32, numba.types.voidptr, numba.types.uintp, numba.types.int64)
     )
@@ -53,19 +53,6 @@ def expect_reading(
     """Tells the system which parts of files will be read: `advice` is os.POSIX_FADV_WILLNEED."""
     for n in range(len(files_N)):
         _fadvise(np.int32(files_N[n]), starts_N[n], num_bytes_N[n], np.int32(advice))
-
-
-@compiled
-def read_at(file: int, start: int, num_bytes: int, room: _Pixels, place: int) -> bool:
-    """Fills `num_bytes` of `room`, from `place` on, with those of a file from `start` on; False where that fails."""
-    filled = 0
-    while filled < num_bytes:
-        left = num_bytes - filled
-        count = _pread(np.int32(file), room[place + filled :].ctypes, np.uintp(left), np.int64(start + filled))
-        if count <= 0:
-            return False
-        filled += count
-    return True
 
 
 @compiled_short

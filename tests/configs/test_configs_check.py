@@ -192,7 +192,7 @@ def default_of(key: str) -> Any:
 
 def test_the_tests_of_unread_options_saw_all_of_them() -> None:
     assert len(check._READ_BY) == 21
-    assert (len(READ), len(UNREAD)) == (31, 81)
+    assert (len(READ), len(UNREAD)) == (30, 82)
     assert len(check._READ_BY_DATA) == 5
 
 
@@ -317,6 +317,18 @@ def test_a_packed_data_set_without_a_root_is_refused_with_the_option_to_add(
     with pytest.raises(ValueError, match=re.escape(wanted)):
         check_config(wrong)
     assert typed_back("--data.root DIR", wrong, parser, tmp_path).data.root == "DIR"
+
+
+def test_scaled_decoding_does_not_replace_bad_images_and_both_offers_work(
+    config: Config, parser: ArgumentParser, tmp_path: Path
+) -> None:
+    chosen = with_values(config, loader__backend="threads", loader__decode="scaled", data__on_bad_sample="replace")
+    with pytest.raises(
+        ValueError, match=r"loader.decode=scaled with data.on_bad_sample=replace: .* or --loader.decode exact"
+    ):
+        check_config(chosen)
+    assert typed_back("--data.on_bad_sample raise", chosen, parser, tmp_path).loader.decode == "scaled"
+    assert typed_back("--loader.decode exact", chosen, parser, tmp_path).data.on_bad_sample == "replace"
 
 
 @pytest.mark.parametrize("kind", DATA_SETS)

@@ -522,7 +522,7 @@ def manifest_and_milestones(config: Config) -> Config:
     return dataclasses.replace(
         config,
         model=ModelConfig(name="torchvision/resnet18", stem="small"),
-        loader=LoaderConfig(workers="processes", decode="scaled"),
+        loader=LoaderConfig(backend="threads", workers="processes", decode="scaled"),
         schedule=ScheduleConfig(name="multi_step", milestones_epochs=(1.5, 3.0), gamma=0.5),
         run=RunConfig(trackers=("wandb", "tensorboard")),
     )

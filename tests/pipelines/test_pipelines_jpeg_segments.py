@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from pipelines.decode import decode_jpeg, scaled_window
-from pipelines.jpeg_segments import Places, Segments, find_segments, plan_cut, read_parts, splice
+from pipelines.jpeg_segments import Places, Segments, find_segments, plan_cut, read_at, read_parts, splice
 
 NUM_CROPS = 10_000
 NUM_IMAGES = 500
@@ -211,3 +211,15 @@ def test_many_read_at_once_are_those_read_one_by_one(tmp_path: Path) -> None:
         assert bytes(alone) == spliced.encoded[place : place + length].tobytes()
         assert shows == [cut.top, cut.left, cut.height, cut.width]
     assert num_cut > 25
+
+
+def test_bytes_of_a_file_are_read_where_they_are_wanted_and_failure_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(200)))
+    room = np.full(50, 255, dtype=np.uint8)
+    with open(path, "rb") as file:
+        assert read_at(file.fileno(), 30, 20, room, 10)
+        assert room.tolist() == [255] * 10 + list(range(30, 50)) + [255] * 20
+        assert file.tell() == 0
+        assert not read_at(file.fileno(), 190, 20, room, 0), "the file ends before"
+    assert not read_at(-1, 0, 1, room, 0), "no such file"

@@ -1,7 +1,6 @@
 """The compiled loops against their references in torch and numpy."""
 
 import itertools
-from pathlib import Path
 from typing import NamedTuple
 
 import numba
@@ -12,7 +11,7 @@ import torch
 
 from pipelines import kernels
 from pipelines.geometry import shift_and_flip
-from pipelines.kernels import flip_image, normalise_rows, read_at, shift_and_flip_image, shift_and_flip_rows
+from pipelines.kernels import flip_image, normalise_rows, shift_and_flip_image, shift_and_flip_rows
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -162,15 +161,3 @@ def test_an_image_is_flipped_in_place(size: int, channels: int) -> None:
         found = image.copy()
         flip_image(found, flip, vertical_flip)
         assert np.array_equal(found, image[:: -1 if vertical_flip else 1, :: -1 if flip else 1])
-
-
-def test_bytes_of_a_file_are_read_where_they_are_wanted_and_failure_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(range(200)))
-    room = np.full(50, 255, dtype=np.uint8)
-    with open(path, "rb") as file:
-        assert read_at(file.fileno(), 30, 20, room, 10)
-        assert room.tolist() == [255] * 10 + list(range(30, 50)) + [255] * 20
-        assert file.tell() == 0
-        assert not read_at(file.fileno(), 190, 20, room, 0), "the file ends before"
-    assert not read_at(-1, 0, 1, room, 0), "no such file"
