@@ -3,7 +3,8 @@
 samples of a plan -> read file -> decode the window -> for each view: resize, shift, flip, operate -> their rows
                     (one scratch per thread, no memory asked for per image)
 
-The decoder, torch's resize and the kernels leave the GIL free. Pixels are those of `pipelines.geometry.carry_out`.
+The decoder, torch's resize and the operations leave the GIL free; what takes microseconds keeps it.
+Pixels are those of `pipelines.geometry.carry_out`.
 
 Legend of shape letters: N rows of a plan, M samples, V views of each, H height and W width of an image, S height and
 width of the result, C channels; 2 and 8 the numbers that the code names.

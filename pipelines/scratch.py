@@ -12,7 +12,7 @@ _MOST_KEPT = 64 * 2**20  # bytes; a larger image gets memory of its own, so that
 
 
 class Scratch:
-    """Room for one file, one image and one window of it, each valid until it is asked for again. For one thread.
+    """Room for files, an image and windows of it, each valid until it is asked for again. For one thread.
 
     jpeg_windows: the thread's decoder of windows, with room of its own.
     """
@@ -66,10 +66,6 @@ class Scratch:
             return np.empty(num_bytes, dtype=np.uint8)
         self._spliced = _grown(self._spliced, num_bytes)
         return self._spliced
-
-    def file(self, num_bytes: int) -> npt.NDArray[np.uint8]:
-        """At least `num_bytes` of memory for a file, uint8 (M,): that of `room`."""
-        return np.frombuffer(self.room(num_bytes), dtype=np.uint8)
 
     def compact(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """At least `num_bytes` of memory for a part of it that is handed out, uint8 (M,)."""
