@@ -91,12 +91,14 @@ _AT_LEAST: dict[str, float] = {
     "data.split_seed": 0,
     "run.log_every_steps": 1,
     "run.checkpoint_every_steps": 0,
+    "run.checkpoint_every_minutes": 0,
+    "run.stall_minutes": 0,
     "run.keep_checkpoints": 1,
     "run.world_size": 1,
     "run.num_threads": 1,
 }
 
-_ABOVE_ZERO = ("optim.lr", "optim.eps", "schedule.gamma")
+_ABOVE_ZERO = ("optim.lr", "optim.eps", "schedule.gamma", "run.max_minutes")
 _FRACTIONS_BELOW_ONE = (
     "data.val_frac",
     "data.max_bad_frac",
