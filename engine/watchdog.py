@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from torch import distributed
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 _SECONDS_BETWEEN_SIGNS = 1.0
 _LOST_S = 60.0  # without a sign of life; some compilers hold Python's lock for half a minute

@@ -1,4 +1,4 @@
-"""Ranks that are lost or hang are named; the processes themselves are killed and frozen in tests/test_interruptions.py."""
+"""Ranks that are lost or hang are named; tests/test_interruptions.py kills and freezes real ones."""
 
 import socket
 import threading
