@@ -301,7 +301,7 @@ class RunConfig:
         stall_minutes: Minutes without a step of any process after which the program ends, naming the one that hangs;
             0 = never.
         control: Folder in which a file called stop makes the run save and end, and where it leaves the files stopped,
-            saved and failed for the script that started it. Default: the run folder, without failed.
+            saved and failed for the script that started it. Default: the run folder, without saved and failed.
         world_size: Number of processes you mean to start; the run stops if it finds another number.
         num_threads: CPU threads per process. Default: CPU cores / processes on this machine.
         trackers: Where metrics go beside metrics.jsonl, by Accelerate's names: tensorboard, wandb, mlflow, comet_ml,

@@ -75,6 +75,8 @@ def fit(module: nn.Module, job: Job) -> TrainState:
 def _build_hands(job: Job, signals: Signals) -> Hands:
     runtime, settings = job.runtime, job.settings
     control = Control(Path(settings.control or job.folder.path))
+    if runtime.is_main:
+        control.forget()
     orders = Orders(
         control,
         signals,

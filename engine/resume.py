@@ -141,7 +141,8 @@ def _write(
     save_checkpoint(
         folder, step=step, best_step=best_step, weights=weights, card=job.card, training_state=training_state
     )
-    control.say("saved", f"step {step}")
+    if job.settings.control is not None:  # in the run folder the checkpoints say it
+        control.say("saved", f"step {step}")
     prune_checkpoints(folder, step=step, keep=keep, best_step=best_step)
 
 

@@ -51,6 +51,11 @@ class Control:
         """Whether somebody has made the file `stop`."""
         return (self._folder / "stop").exists()
 
+    def forget(self) -> None:
+        """Takes away what an earlier start said."""
+        for what in ("stopped", "saved", "failed"):
+            (self._folder / what).unlink(missing_ok=True)
+
     def say(self, what: str, text: str) -> None:
         """Writes `stopped`, `saved` or `failed`; `stop` has been heeded when it has stopped.
 

@@ -108,15 +108,17 @@ def test_another_folder_may_hold_the_files(make_job, tmp_path):
     job = make_job(control=str(tmp_path / "far" / "away"))
     fit(make_module(), stopping_at(job, [2]))
     assert (tmp_path / "far" / "away" / "saved").read_text() == "step 2\n"
-    assert (tmp_path / "far" / "away" / "stopped").exists()
+    fit(make_module(), make_job(control=str(tmp_path / "far" / "away")))
+    assert (tmp_path / "far" / "away" / "saved").read_text() == "step 12\n"
+    assert not (tmp_path / "far" / "away" / "stopped").exists()
     assert not (job.folder.path / "stopped").exists()
 
 
 def test_a_run_that_ends_by_itself_does_not_say_it_was_stopped(make_job):
     job = make_job()
+    (job.folder.path / "stopped").write_text("SIGTERM, step 3\n")  # of an earlier start
     fit(make_module(), job)
-    assert (job.folder.path / "saved").read_text() == "step 12\n"
-    assert not (job.folder.path / "stopped").exists()
+    assert {path.name for path in job.folder.path.iterdir()} & {"stop", "stopped", "saved", "failed"} == set()
 
 
 def test_signals_end_the_program_again_after_training(make_job):
