@@ -91,8 +91,10 @@ def measure_ours(model: str, folder: Path, *, repeats: int) -> dict[str, Any]:
     stalls: list[float] = []
     written: list[float] = []
     step_starts: list[float] = []
-    engine.fit.save_state = partial(_timed, save_state, stalls)  # type: ignore[assignment]
-    engine.resume.save_checkpoint = partial(_timed, save_checkpoint, written)
+    looping: Any = engine.fit
+    saving: Any = engine.resume
+    looping.save_state = partial(_timed, save_state, stalls)
+    saving.save_checkpoint = partial(_timed, save_checkpoint, written)
 
     def loss_fn(module: nn.Module, batch: Batch) -> StepOutput:
         step_starts.append(time.perf_counter())

@@ -86,7 +86,8 @@ class Runtime:
 
     def watch(self, *, stall_s: float) -> None:
         """Starts the watchdog of every rank; `stall_s` as `engine.watchdog.Watchdog.start` has it."""
-        self.watchdog.start(stall_s=stall_s, port=self.from_main(lambda: self.watchdog.port))
+        port, hosts = self.from_main(lambda: self.watchdog.port), self.gather_objects([platform.node()])
+        self.watchdog.start(stall_s=stall_s, port=port, hosts=hosts)
 
     def from_main(self, find: Callable[[], _Value]) -> _Value:
         """What the main process finds, on every rank: on a file system of several machines each might see otherwise."""

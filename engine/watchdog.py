@@ -10,10 +10,10 @@ Without it the others would wait in their next all-reduce: for ten minutes, or f
 import contextlib
 import faulthandler
 import os
-import platform
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -50,7 +50,6 @@ class Watchdog:
 
     def __init__(self, *, rank: int, world_size: int) -> None:
         self._rank, self._world_size = rank, world_size
-        self._host = platform.node()
         self._doing, self._step, self._num_beats, self._waits = "starting", 0, 0, 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -76,12 +75,13 @@ class Watchdog:
             self._store = _open_store("0.0.0.0", 0, is_server=True)
         return self._store.port if self._store is not None and self._rank == 0 else 0
 
-    def start(self, *, stall_s: float, port: int) -> None:
+    def start(self, *, stall_s: float, port: int, hosts: Sequence[str]) -> None:
         """Begins to watch.
 
         Args:
             stall_s: Seconds without a step of anybody after which the program ends; 0 = never, and nothing is watched.
             port: `port` of rank 0.
+            hosts: The machine of each rank.
         """
         if self._thread is not None or stall_s == 0:
             return
@@ -89,6 +89,7 @@ class Watchdog:
             self._store = _open_store(os.environ["MASTER_ADDR"], port, is_server=False)
         self._moved_s = self._heard_s = time.monotonic()
         self._lost_s = min(_LOST_S, max(stall_s, 2 * _SUSPECT_S))
+        self._seen = {rank: (_Sign(0, 0, 0, host, "starting"), self._heard_s) for rank, host in enumerate(hosts)}
         self._thread = threading.Thread(target=self._watch, args=(stall_s,), name="watchdog", daemon=True)
         self._thread.start()
         if self._rank > 0:  # who asks a frozen server waits for ever
@@ -129,8 +130,7 @@ class Watchdog:
                     self._look_at(rank)
                 self._verdict = self._judge(stall_s)
             elif self._verdict is None and _age(self._heard_s) > self._lost_s:
-                where = self._seen[0][0].host if 0 in self._seen else os.environ["MASTER_ADDR"]
-                silence = f"rank 0 on {where} gave no sign of life for {self._lost_s:.0f} s"
+                silence = f"rank 0 on {self._seen[0][0].host} gave no sign of life for {self._lost_s:.0f} s"
                 self._verdict = f"{silence}, at step {self._step} of rank {self._rank} ({self._doing})"
             if self._verdict is not None:
                 self._end(self._verdict)
@@ -147,14 +147,13 @@ class Watchdog:
                     self._verdict = self._store.get("verdict").decode()
                 self._heard_s = time.monotonic()
 
-    def _give_sign(self) -> _Sign:
+    def _give_sign(self) -> None:
         self._life += 1
-        own = _Sign(self._life, self._num_beats, self._step, self._host, self._doing)
+        own = _Sign(self._life, self._num_beats, self._step, self._seen[self._rank][0].host, self._doing)
         if self._store is not None:
             self._store.set(str(self._rank), "\n".join(map(str, own)))
         if self._rank == 0:
             self._seen[0] = (own, time.monotonic())
-        return own
 
     def _look_at(self, rank: int) -> None:
         """Notes the sign that a rank gave, and when it was first seen."""
@@ -162,10 +161,10 @@ class Watchdog:
             return
         life, num_beats, step, host, doing = self._store.get(str(rank)).decode().split("\n")
         sign = _Sign(int(life), int(num_beats), int(step), host, doing)
-        last, seen_s = self._seen.get(rank, (None, 0.0))
-        if last is None or last.num_beats != sign.num_beats:
+        last, seen_s = self._seen[rank]
+        if last.num_beats != sign.num_beats:
             self._moved_s = time.monotonic()
-        self._seen[rank] = (sign, seen_s if last is not None and last.life == sign.life else time.monotonic())
+        self._seen[rank] = (sign, seen_s if last.life == sign.life else time.monotonic())
 
     def _judge(self, stall_s: float) -> str | None:
         lost = self._silent(self._lost_s)
