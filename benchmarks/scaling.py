@@ -111,17 +111,18 @@ def measure_cores(images: Path, folder: Path) -> list[dict[str, Any]]:
     assert isinstance(job, ImagenetJob)
     source = pack_images(job)
     took_s: dict[str, list[float]] = {"decode_part": [], "_resize": []}
-    decode, resize = packed.decode_part, chunks._resize
-    packed.decode_part = partial(_timed, decode, took_s["decode_part"])
-    chunks._resize = partial(_timed, resize, took_s["_resize"])
+    reading: Any = packed
+    carrying_out: Any = chunks
+    reading.decode_part = partial(_timed, reading.decode_part, took_s["decode_part"])
+    carrying_out._resize = partial(_timed, carrying_out._resize, took_s["_resize"])
     epoch = epochs_of_packed(source, job, num_threads=1)
     for _ in range(3):
         start = time.perf_counter()
         num_images = sum(len(batch) for batch in epoch())
         alone_s = (time.perf_counter() - start) / num_images
     decode_s, resize_s = (statistics.median(values[-num_images:]) for values in took_s.values())
-    packed.decode_part = partial(_decode_as_a_pause, decode_s)
-    chunks._resize = lambda *image, **options: time.sleep(resize_s)
+    reading.decode_part = partial(_decode_as_a_pause, decode_s)
+    carrying_out._resize = lambda *image, **options: time.sleep(resize_s)
     rows = []
     for num_threads in _CORES:
         epoch = epochs_of_packed(source, job, num_threads=num_threads)
