@@ -81,7 +81,7 @@ def _in_two_starts(contender: str, model: str, repeats: int) -> dict[str, Any]:
             json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
             for _ in range(2)
         )
-    return first | {"resume_s": second["resume_s"]}
+    return {**first, "resume_s": second["resume_s"]}
 
 
 def measure_ours(model: str, folder: Path, *, repeats: int) -> dict[str, Any]:
