@@ -128,6 +128,25 @@ def test_a_run_continues_at_another_number_of_processes(small_recipe, train_on):
     ]
 
 
+def test_a_run_of_four_processes_that_was_stopped_goes_on_with_one_two_or_three(small_recipe, train_on, tmp_path):
+    recipe = small_recipe(train={"epochs": 2, "global_batch_size": 48, "precision": "fp64"}, run={"trackers": []})
+    expected = train_on(recipe, 1, name="straight")
+    hashes = [row["train/ids_hash"] for row in epoch_rows(expected)]
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    (stopped / "stop").touch()
+    output = succeed(
+        "torchrun", "--nproc-per-node", "4", "train.py", "--config", str(recipe), "--run.out", str(stopped)
+    )
+    assert "stopped by a file called stop: saved at step 2" in output, "two of 26 steps of its first epoch"
+    for count in LAUNCHERS:
+        shutil.copytree(stopped, tmp_path / f"on{count}")
+        folder = train_on(recipe, count, name="on")
+        assert [row["train/ids_hash"] for row in epoch_rows(folder)] == hashes
+        for name, value in final_weights(folder).items():
+            assert torch.allclose(value, final_weights(expected)[name], rtol=0, atol=1e-9), name
+
+
 def test_batch_norm_statistics_are_averaged_before_they_are_saved(small_recipe, train_on):
     recipe = small_recipe(model={"name": "simple_cnn", "args": {"width": 8, "hidden": 32, "norm": "batch"}})
     folder = train_on(recipe, 2)
