@@ -51,9 +51,8 @@ from report.page import draw_run
 
 def main() -> None:
     """Command line -> configuration -> run."""
-    config = load_config(sys.argv[1:], prog="train.py", description=__doc__ or "")
-    with clear_errors():
-        config = resolve_config(config, os.environ)
+    with clear_errors(sys.argv):
+        config = resolve_config(load_config(sys.argv[1:], prog="train.py", description=__doc__ or ""), os.environ)
         check_dataset(config.data)
         check_model(config.model)
         runtime = start_runtime(config.train.precision, config.run)
@@ -62,8 +61,7 @@ def main() -> None:
         progress = Progress(num_epochs=config.train.epochs, is_main=runtime.is_main)
         if not config.dry_run:
             folder.check_continues(config_to_dict(config))
-        result = None if config.dry_run else folder.read_result()
-        runtime.wait_for_all()  # every rank has looked before one of them writes
+        result = runtime.from_main(lambda: None if config.dry_run else folder.read_result())  # all have looked now
         if result is None:
             with folder.claim() if runtime.is_main else contextlib.nullcontext():
                 train(config, runtime=runtime, folder=folder, progress=progress)
@@ -77,7 +75,7 @@ def main() -> None:
 
 
 def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Progress) -> None:
-    """Data, model, fit, scores, result."""
+    """Data, model, fit, scores, result; without the last two where it is told to stop."""
     with runtime.first_on_this_machine():  # it writes the index of the images, and the others map it
         data = build_data(with_measured_input(config, folder), show_progress=runtime.is_main)
     class_names = data.train.class_names
@@ -109,25 +107,27 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     if config.dry_run:
         progress.say(f"dry run: nothing was trained; schedule and first images: {draw_run(folder, progress.say)}")
         return
-    bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
+    num_classes = len(class_names)
 
     def score(module: nn.Module, split: str, step: int) -> Evaluation:
         loader = loaders.evaluation[split]
-        return evaluate(module, loader, num_classes=len(class_names), runtime=runtime, bad_log=bad_log, step=step)
+        return evaluate(module, loader, num_classes=num_classes, runtime=runtime, bad_log=job.bad_log, step=step)
 
     job = Job(
         phases=phases,
-        loss_fn=build_loss(config, num_classes=len(class_names)),
+        loss_fn=build_loss(config, num_classes=num_classes),
         validate=(lambda module, step: score(module, "val", step)) if "val" in loaders.evaluation else None,
         card=card,
         config=config_to_dict(config),
-        bad_log=bad_log,
+        bad_log=BadSampleLog(folder, runtime=runtime, progress=progress),
         folder=folder,
         runtime=runtime,
-        settings=build_settings(config),
+        settings=build_settings(config, os.environ),
         progress=progress,
     )
     state = fit(module, job)
+    if state.stopped_by is not None:
+        return
     load_weights(module, scored_checkpoint(folder.checkpoints))
     scores = {split: score(module, split, state.step) for split in loaders.evaluation}
     for split, final in scores.items():

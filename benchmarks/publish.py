@@ -6,6 +6,7 @@ benchmarks/results/recipe_epochs.csv    and docs/course.md between <!-- NAME: ma
 benchmarks/results/operations.csv    -> docs/operations.md
 benchmarks/results/loader_*.csv      -> the blocks of docs/loader.md and docs/augmentation.md, docs/figures/loader.png
 benchmarks/results/loader_study.txt  -> the block of docs/loader_study.md
+benchmarks/results/checkpoint.csv    -> the block of README.md
 configs/operations.py                -> the block of docs/augmentation.md
 
 CI runs it with --check, which changes nothing and fails if a text is not what these say.
@@ -170,6 +171,7 @@ def texts() -> dict[Path, str]:
         "recipes": lambda: readme_table(groups),
         "course": lambda: course_block(groups, COMPARISONS["course"]),
         "speed": speed_block,
+        "checkpoint": lambda: checkpoint_block(read_csv(RESULTS / "checkpoint.csv")),
         "augment": lambda: course_block(groups, COMPARISONS["augment"]),
         "cosine": lambda: course_block(groups, COMPARISONS["cosine"]),
         "length": lambda: length_block(epochs),
@@ -280,6 +282,22 @@ def speed_block() -> str:
     repeats = " or ".join(sorted({row["repeats"] for row in measured}, key=int))
     about = f"Medians of {repeats} epochs, {measured[0]['cpu']}, {measured[0]['date']}."
     return "\n".join([*lines, "", about]) + "\n"
+
+
+def checkpoint_block(rows: _Rows) -> str:
+    """What a checkpoint costs, ours and Accelerate's."""
+    if not rows:
+        return "Not measured yet.\n"
+    heads = "| network | saved by | MiB | training stands still, s | written after, s | back at the first step, s |"
+    lines = [heads, "| --- | --- | ---: | ---: | ---: | ---: |"]
+    names = {"ours": "**train.py**", "accelerate": "`accelerator.save_state`"}
+    for row in rows:
+        figures = [f"{float(row[column]):.2f}" for column in ("stall_s", "written_s", "resume_s")]
+        lines.append(
+            f"| {row['model']} | {names[row['contender']]} | {float(row['mib']):,.0f} | {' | '.join(figures)} |"
+        )
+    about = f"Medians of {rows[0]['repeats']} or more checkpoints, {rows[0]['cpu']}, {rows[0]['date']}"
+    return "\n".join([*lines, "", f"{about} (`python -m benchmarks.checkpoint`)."]) + "\n"
 
 
 def study_block() -> str:

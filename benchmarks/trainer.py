@@ -135,7 +135,7 @@ def measure_ours(images_NHWC: Any, labels_N: Any, *, seconds: float) -> float:
             bad_log=BadSampleLog(folder, runtime=runtime, progress=progress),
             folder=folder,
             runtime=runtime,
-            settings=build_settings(config),
+            settings=build_settings(config, {}),
             progress=progress,
         )
         try:

@@ -91,12 +91,14 @@ _AT_LEAST: dict[str, float] = {
     "data.split_seed": 0,
     "run.log_every_steps": 1,
     "run.checkpoint_every_steps": 0,
+    "run.checkpoint_every_minutes": 0,
+    "run.stall_minutes": 0,
     "run.keep_checkpoints": 1,
     "run.world_size": 1,
     "run.num_threads": 1,
 }
 
-_ABOVE_ZERO = ("optim.lr", "optim.eps", "schedule.gamma")
+_ABOVE_ZERO = ("optim.lr", "optim.eps", "schedule.gamma", "run.max_minutes")
 _FRACTIONS_BELOW_ONE = (
     "data.val_frac",
     "data.max_bad_frac",
@@ -274,8 +276,9 @@ def _check_ranges(config: Config) -> None:
         if value is not None and not value <= most:
             raise ValueError(f"{key}={value} is too large; use at most {most}.")
     for key in _ABOVE_ZERO:
-        if not 0 < value_at(config, key) < float("inf"):
-            raise ValueError(f"{key}={value_at(config, key)} must be a number above 0; for example {key}=0.001.")
+        value = value_at(config, key)
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{key}={value} must be a number above 0; for example {key}=0.001.")
     for key in _FRACTIONS_BELOW_ONE:
         if not 0 <= value_at(config, key) < 1:
             raise ValueError(f"{key}={value_at(config, key)} must be at least 0 and below 1; for example 0.1.")

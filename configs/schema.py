@@ -294,7 +294,14 @@ class RunConfig:
         select: Which checkpoint is scored on test: best = highest val top-1 (ties: lowest val loss), last = the end.
         log_every_steps: Optimizer steps between lines of metrics.
         checkpoint_every_steps: Optimizer steps between checkpoints within an epoch; 0 = at the end of each epoch only.
+        checkpoint_every_minutes: Minutes between checkpoints within an epoch; 0 = none by the clock.
         keep_checkpoints: Newest checkpoints to keep, beside the best.
+        max_minutes: Minutes after which this start must be over: it saves and ends a little earlier, and the same
+            command goes on. Default: no limit, but that of a Slurm job.
+        stall_minutes: Minutes without a step of any process after which the program ends, naming the one that hangs;
+            0 = never.
+        control: Folder in which a file called stop makes the run save and end, and where it leaves the files stopped,
+            saved and failed for the script that started it. Default: the run folder, without saved and failed.
         world_size: Number of processes you mean to start; the run stops if it finds another number.
         num_threads: CPU threads per process. Default: CPU cores / processes on this machine.
         trackers: Where metrics go beside metrics.jsonl, by Accelerate's names: tensorboard, wandb, mlflow, comet_ml,
@@ -306,7 +313,11 @@ class RunConfig:
     select: Literal["best", "last"] = "best"
     log_every_steps: int = _may_change(10)
     checkpoint_every_steps: int = _may_change(0)
+    checkpoint_every_minutes: float = _may_change(15.0)
     keep_checkpoints: int = _may_change(2)
+    max_minutes: float | None = _may_change(None)
+    stall_minutes: float = _may_change(10.0)
+    control: str | None = _may_change(None)
     world_size: int | None = _may_change(None)
     num_threads: int | None = _may_change(None)
     trackers: tuple[str, ...] = _may_change(("tensorboard",))

@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from configs.load import config_to_dict, default_run_folder, replace_section
 from configs.own_pipeline import hash_pipeline, read_pipeline
 from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
-from engine.checkpoint import newest_checkpoint, read_card
+from engine.checkpoint import newest_card
 from engine.losses import LossFn, supervised
 from engine.record import RunFolder
 from engine.runtime import Runtime, launcher_settings
@@ -175,9 +175,9 @@ def largest_input(config: Config, spec: InputSpec) -> tuple[int, int, int]:
     return spec.channels, size_px, size_px
 
 
-def build_settings(config: Config) -> FitSettings:
-    """How `fit` behaves."""
-    run = config.run
+def build_settings(config: Config, environ: Mapping[str, str]) -> FitSettings:
+    """How `fit` behaves; of the environment, in which Slurm says when its job ends."""
+    run, slurm_end = config.run, environ.get("SLURM_JOB_END_TIME", "")
     return FitSettings(
         seed=run.seed,
         select=run.select,
@@ -185,6 +185,11 @@ def build_settings(config: Config) -> FitSettings:
         checkpoint_every_steps=run.checkpoint_every_steps,
         keep_checkpoints=run.keep_checkpoints,
         early_stop_epochs=config.train.early_stop_epochs,
+        control=run.control,
+        checkpoint_every_minutes=run.checkpoint_every_minutes,
+        max_minutes=run.max_minutes,
+        stall_minutes=run.stall_minutes,
+        slurm_end_s=float(slurm_end) if slurm_end.isdecimal() else None,
     )
 
 
@@ -209,8 +214,8 @@ def with_card(config: Config, card: Mapping[str, Any]) -> Config:
 
 def with_measured_input(config: Config, folder: RunFolder) -> Config:
     """`config` with the mean and std that the run in `folder` began with, if it has a checkpoint."""
-    checkpoint, _ = newest_checkpoint(folder.checkpoints)
-    return config if checkpoint is None else with_card(config, read_card(checkpoint))
+    card = newest_card(folder.checkpoints)
+    return config if card is None else with_card(config, card)
 
 
 def _tuple_of_list(value: Any) -> Any:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 _FILES = ("model.safetensors", "model.json", "training_state.pt")
-_NAME = re.compile(r"step_(\d{8,})(?:\.tmp)?")
+_NAME = re.compile(r"step_(\d{8,})(?:\.tmp|\.old)?")
 _NUM_LISTED = 10  # keys of a mismatch that an error lists before it only counts them
 
 
@@ -41,7 +41,7 @@ def save_checkpoint(
         folder: The checkpoints of a run.
         step: Optimizer steps taken.
         best_step: The step of the best checkpoint so far, None if there is no choice to make.
-        weights: The module's state dict.
+        weights: A state dict, each tensor in memory of its own (`engine.writer.snapshot`).
         card: What the weights are, plain values.
         training_state: Tensors and plain values, what training needs to go on.
 
@@ -56,9 +56,7 @@ def save_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # left by a kill
         temporary.mkdir(parents=True)
-        save_file(
-            {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, temporary / _FILES[0]
-        )
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary / _FILES[0])
         (temporary / _FILES[1]).write_text(json.dumps(card, indent=2) + "\n")
         torch.save(dict(training_state), temporary / _FILES[2])
         digests = {name: _sync_and_hash(temporary / name) for name in _FILES}
@@ -73,8 +71,7 @@ def save_checkpoint(
             f"could not write checkpoint {final} ({free_mib:.0f} MiB free there): {error}. Earlier checkpoints are "
             "whole: free some space and start the same command again, it continues from the newest."
         ) from error
-    if final.exists():  # left by an earlier start that found it broken
-        shutil.rmtree(final)
+    _remove(final)  # left by an earlier start that found it broken, or of the same step before validation
     os.rename(temporary, final)
     _sync_folder(folder)
     return final
@@ -84,6 +81,8 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, or None, and a line on each newer one that was passed over."""
     passed_over: list[str] = []
     for _, path in _numbered(folder):
+        if path.suffix == ".old":  # it was being removed
+            continue
         reason = "half-written" if path.suffix == ".tmp" else _find_damage(path)
         if reason is None:
             return path, passed_over
@@ -112,9 +111,18 @@ def scored_checkpoint(folder: Path) -> Path:
     newest, _ = newest_checkpoint(folder)
     if newest is None:
         raise FileNotFoundError(f"{folder} holds no whole checkpoint; train first, or give another run.")
+    return best_checkpoint(newest)
+
+
+def best_checkpoint(newest: Path) -> Path:
+    """The best checkpoint so far, which the newest, a whole one, names; the newest itself where none is chosen.
+
+    Raises:
+        FileNotFoundError: The best one is broken or gone.
+    """
     best_step = read_manifest(newest)["best_step"]
-    chosen = newest if best_step is None else folder / f"step_{best_step:08d}"
-    damage = _find_damage(chosen)
+    chosen = newest if best_step is None else newest.with_name(f"step_{best_step:08d}")
+    damage = None if chosen == newest else _find_damage(chosen)
     if damage is not None:
         raise FileNotFoundError(
             f"{chosen}, the best checkpoint so far, is {damage}. Put it back, or start a new run with another "
@@ -129,11 +137,22 @@ def prune_checkpoints(folder: Path, *, step: int, keep: int, best_step: int | No
     What lies beyond `step` was found broken when the run was continued, and would be taken for newer.
     """
     numbered = _numbered(folder)
-    written = [path for number, path in numbered if number <= step and path.suffix != ".tmp"]
+    written = [path for number, path in numbered if number <= step and not path.suffix]
     best = [path for path in written if path.name == f"step_{best_step or 0:08d}"]
     for _, path in numbered:
         if path not in written[:keep] + best:
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def newest_card(folder: Path) -> dict[str, Any] | None:
+    """The card of the newest checkpoint whose card is whole, without looking at its weights; None where there is none.
+
+    All checkpoints of a run have the same card.
+    """
+    for _, path in _numbered(folder):
+        if not path.suffix and _find_damage(path, names=("model.json",)) is None:
+            return read_card(path)
+    return None
 
 
 def load_weights(module: nn.Module, checkpoint: Path) -> None:
@@ -173,10 +192,25 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
 
-def _find_damage(checkpoint: Path) -> str | None:
+def _remove(checkpoint: Path) -> None:
+    """Removes a checkpoint; while that is under way it is called .old, so that a kill leaves none that looks damaged.
+
+    Where a file of it is open on another machine, NFS keeps the folder; then the next `prune_checkpoints` removes it.
+    """
+    leaving = checkpoint.with_suffix(".old")
+    if checkpoint != leaving:
+        shutil.rmtree(leaving, ignore_errors=True)
+        try:
+            os.rename(checkpoint, leaving)
+        except FileNotFoundError:
+            return
+    shutil.rmtree(leaving, ignore_errors=True)
+
+
+def _find_damage(checkpoint: Path, *, names: tuple[str, ...] = _FILES) -> str | None:
     try:
         digests = read_manifest(checkpoint)["sha256"]
-        broken = [name for name in _FILES if _hash(checkpoint / name) != digests[name]]
+        broken = [name for name in names if _hash(checkpoint / name) != digests[name]]
     except FileNotFoundError as error:
         return f"incomplete ({Path(error.filename).name} is missing)"
     except (ValueError, KeyError, TypeError):

@@ -71,6 +71,7 @@ def evaluate(
     counts = _Counts(num_classes=num_classes, num_samples=loader.num_samples, device=runtime.device)
     with torch.inference_mode():
         for batch in loader:
+            runtime.watchdog.beat("scoring")
             with runtime.autocast():
                 logits_NK = module(*batch.inputs)
             counts.add(logits_NK, batch)

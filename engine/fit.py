@@ -1,6 +1,6 @@
 """The training loop: phases of epochs over a `TrainState`.
 
-for each phase -> for each epoch -> for each global batch: accumulate gradients, one optimizer step
+for each phase -> for each epoch -> for each global batch: accumulate gradients, one optimizer step; go on, save or stop
                                  -> validate -> checkpoint (last, best)
 
 Nothing random is remembered: every micro-step seeds torch from (seed, step, micro-step, rank), the learning rate is a
@@ -9,6 +9,7 @@ function of the step, and the loader's position is two numbers. So a run that co
 
 import contextlib
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,8 +18,11 @@ from engine.clock import Clock, Pace
 from engine.evaluation import to_metrics
 from engine.resume import restore_phase, restore_state, save_state
 from engine.schedules import PlateauState
-from engine.state import Job, Live, TrainState, count_epochs, progress_in_epochs, steps_per_epoch
+from engine.state import Hands, Job, Live, TrainState, count_epochs, progress_in_epochs, steps_per_epoch
+from engine.stopping import Agreement, Control, Order, Orders, Signals, deadlines
 from engine.totals import add_to_totals, count_bad, global_totals, mean_names, settle_bad
+from engine.watchdog import LostRankError, is_lost_connection
+from engine.writer import Writer
 from pipelines.batch import Batch, split_batch
 
 _NUM_LISTED = 10  # parameters that an error names before it only counts them
@@ -32,9 +36,11 @@ def fit(module: nn.Module, job: Job) -> TrainState:
         job: Everything else.
 
     Returns:
-        The final state; the last checkpoint holds the same.
+        The final state, or, where `stopped_by` says so, the one at which training was told to stop; the newest
+        checkpoint holds the same.
 
     Raises:
+        LostRankError: Another process is gone; the message names it.
         NonFiniteLossError: The loss or the weights are not finite; the message names the step. No checkpoint holds
             weights that are not finite.
         FloatingPointError: The loss of an image of val is not finite.
@@ -43,20 +49,62 @@ def fit(module: nn.Module, job: Job) -> TrainState:
             plateau are asked for without val; or among several processes a parameter takes no part in the loss.
     """
     _check_val(job)
-    state = TrainState(module)
+    state, runtime = TrainState(module), job.runtime
     saved = restore_state(state, job)
-    job.runtime.start_trackers(job.folder.path, first_step=state.step, config=job.config)
+    runtime.start_trackers(job.folder.path, first_step=state.step, config=job.config)
+    runtime.watch(stall_s=60 * job.settings.stall_minutes)
+    with Signals().heeded() as signals:
+        hands = _build_hands(job, signals)
+        try:
+            _train_phases(state, job, hands, saved=saved)
+            hands.writer.wait()
+        except RuntimeError as error:
+            if runtime.world_size > 1 and is_lost_connection(error):
+                raise LostRankError(runtime.watchdog.explain(error)) from error
+            raise
+        finally:
+            hands.writer.close()
+    runtime.wait_for_all()  # the newest checkpoint is there for all
+    if state.stopped_by is not None:
+        job.progress.say(f"stopped by {state.stopped_by}: saved at step {state.step}; the same command goes on")
+        if runtime.is_main:
+            hands.control.say("stopped", f"{state.stopped_by}, step {state.step}")
+    return state
+
+
+def _build_hands(job: Job, signals: Signals) -> Hands:
+    runtime, settings = job.runtime, job.settings
+    control = Control(Path(settings.control or job.folder.path))
+    if runtime.is_main:
+        control.forget()
+    orders = Orders(
+        control,
+        signals,
+        Agreement(runtime.world_size),
+        is_main=runtime.is_main,
+        save_every_s=60 * settings.checkpoint_every_minutes,
+        deadlines_s=deadlines(
+            started_s=runtime.started_s, max_minutes=settings.max_minutes, slurm_end_s=settings.slurm_end_s
+        ),
+    )
+    return Hands(orders, control, Writer(runtime.watchdog.wait_on))
+
+
+def _train_phases(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, Any] | None) -> None:
+    """Trains to the end, or until it is told to stop, or no longer learns."""
     for number in range(state.phase, len(job.phases)):
         if number != state.phase:
             state.phase, state.phase_step, state.plateau = number, 0, PlateauState()
-        live = _begin_phase(state, job, saved=saved)
+        live = _begin_phase(state, job, hands, saved=saved)
         saved = None
-        while state.phase_step < live.phase.num_steps:
-            if _is_stale(state, job):
-                return state
-            _train_epoch(state, live, job)
+        while state.is_epoch_ending or state.phase_step < live.phase.num_steps:
+            if not state.is_epoch_ending:
+                if _is_stale(state, job):
+                    return
+                _train_epoch(state, live, job)
+            if state.stopped_by is not None:
+                return
             _end_epoch(state, live, job)
-    return state
 
 
 def _check_val(job: Job) -> None:
@@ -81,7 +129,7 @@ def _is_stale(state: TrainState, job: Job) -> bool:
     return True
 
 
-def _begin_phase(state: TrainState, job: Job, *, saved: dict[str, Any] | None) -> Live:
+def _begin_phase(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, Any] | None) -> Live:
     phase = job.phases[state.phase]
     if phase.trains is not None:
         for name, parameter in state.module.named_parameters():
@@ -91,11 +139,11 @@ def _begin_phase(state: TrainState, job: Job, *, saved: dict[str, Any] | None) -
     peak_lrs = [float(group["lr"]) for group in optimizer.param_groups]
     if saved is not None:
         restore_phase(saved, prepared=prepared, loader=phase.loader, runtime=job.runtime)
-    return Live(phase, prepared, peak_lrs, Clock())
+    return Live(phase, prepared, peak_lrs, Clock(), hands)
 
 
 def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
-    """Trains to the end of the present epoch."""
+    """Trains to the end of the present epoch, or until it is told to stop."""
     phase, settings = live.phase, job.settings
     first_step = state.phase_step % phase.loader.steps_per_epoch
     last_step = state.phase_step - first_step + phase.loader.steps_per_epoch
@@ -106,14 +154,28 @@ def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
         state.totals, state.logged, state.num_bad_written = {}, {}, 0
     live.prepared.module.train()
     for batch in live.clock.watch(phase.loader):
+        job.runtime.watchdog.beat("computing", step=state.step)
         _optimizer_step(state, live, job, batch)
         count_bad(state, phase.loader.take_bad_samples())
         job.progress.step()
-        if state.step % settings.log_every_steps == 0 and state.phase_step < last_step:
+        job.runtime.watchdog.beat("loading a batch", step=state.step)
+        state.is_epoch_ending = state.phase_step == last_step
+        if state.step % settings.log_every_steps == 0 and not state.is_epoch_ending:
             _log_step(state, live, job)
+        live.hands.writer.check()
+        order = live.hands.orders.after_step()
         due = settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0
-        if due and state.phase_step < last_step:
+        if order is Order.STOP or ((due or order is Order.SAVE) and not state.is_epoch_ending):
             save_state(state, live, job)
+        if order is Order.STOP:
+            state.stopped_by = _agree_on_reason(live.hands.orders.reason, job)
+            return
+    job.runtime.watchdog.beat("validating")
+
+
+def _agree_on_reason(reason: str | None, job: Job) -> str:
+    """The first reason that a rank has, on every rank."""
+    return next(str(said) for said in job.runtime.gather_objects([reason]) if said is not None)
 
 
 def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> None:
@@ -188,6 +250,7 @@ def _end_epoch(state: TrainState, live: Live, job: Job) -> None:
             state.num_stale_epochs = 0
         if live.phase.plateau is not None:
             state.plateau = live.phase.plateau.after_epoch(state.plateau, val_loss=score.loss)
+    state.is_epoch_ending = False
     epoch = round(progress_in_epochs(state, job))
     row = {"step": state.step, "epoch": epoch, **metrics, "train/epoch_s": round(pace.seconds, 3)}
     job.progress.end_epoch(epoch, row)

@@ -1,29 +1,33 @@
 """Checkpoints of a `TrainState`: the newest whole one into the state, and the state into a new one.
 
 newest checkpoint -> restore_state -> counters, weights, sums; the rest -> restore_phase -> optimizer, scaler, loader
-state, live phase -> save_state    -> checkpoint; older ones pruned
+state, live phase -> save_state    -> snapshot; a thread makes a checkpoint of it, and prunes older ones
 
 A new field of the state is saved and restored here, with a default for the checkpoints that lack it.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine.checkpoint import (
+    best_checkpoint,
     load_training_state,
     load_weights,
     newest_checkpoint,
     prune_checkpoints,
     read_card,
     save_checkpoint,
-    scored_checkpoint,
 )
 from engine.runtime import Prepared, Runtime
 from engine.schedules import PlateauState
 from engine.state import Job, Live, TrainState
+from engine.stopping import Control
 from engine.totals import ADVICE, NonFiniteLossError, global_totals, settle_bad
+from engine.writer import snapshot
 from pipelines.batch import Loader
 
 
@@ -34,10 +38,9 @@ def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
         FileNotFoundError: The best checkpoint is broken or gone.
         ValueError: The newest one belongs to other data or another architecture.
     """
-    checkpoint, passed_over = newest_checkpoint(job.folder.checkpoints)
+    checkpoint, passed_over = job.runtime.from_main(lambda: newest_checkpoint(job.folder.checkpoints))
     for line in passed_over:
         job.progress.say(f"checkpoint {line}")
-    job.runtime.wait_for_all()  # all ranks have looked before the main one changes anything
     if checkpoint is None:
         num_rows = len(job.folder.read_metrics())
         if num_rows:
@@ -46,7 +49,7 @@ def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
         if job.runtime.is_main:
             job.folder.drop_rows_after(0)
         return None
-    scored_checkpoint(job.folder.checkpoints)  # a best one that is broken is found now, not at the end
+    job.runtime.from_main(lambda: best_checkpoint(checkpoint))  # that it is broken is found now, not at the end
     _check_card(read_card(checkpoint), job.card, checkpoint=checkpoint)
     load_weights(state.module, checkpoint)
     saved = load_training_state(checkpoint)
@@ -54,6 +57,7 @@ def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
     state.best_step, state.best_score = saved["best_step"], tuple(saved["best_score"])
     state.logged, state.num_bad_written = saved["logged"], saved.get("num_bad_written", 0)
     state.num_stale_epochs = saved.get("num_stale_epochs", 0)
+    state.is_epoch_ending = saved.get("is_epoch_ending", False)
     state.plateau = PlateauState(*saved.get("plateau", PlateauState()))
     if job.runtime.is_main:  # sums are global: one rank carries them on
         state.totals = {name: value.to(job.runtime.device) for name, value in saved["totals"].items()}
@@ -82,18 +86,18 @@ def restore_phase(saved: dict[str, Any], *, prepared: Prepared, loader: Loader, 
 
 
 def save_state(state: TrainState, live: Live, job: Job) -> None:
-    """Checkpoint of the present state, by the main process; the others wait.
+    """Checkpoint of the present state, by the main process, in the background; `live.hands.writer` waits for it.
 
     Raises:
         NonFiniteLossError: The loss or the weights are not finite; nothing is saved.
-        OSError: The disk is full or broken.
+        OSError: The checkpoint before could not be written: the disk is full or broken.
         ValueError: More images could not be read than is allowed.
     """
     totals = global_totals(state, job)
     settle_bad(state, live, job, num_bad=int(totals["num_bad"]))
     runtime, settings = job.runtime, job.settings
-    best_step = state.best_step if settings.select == "best" else None
     _check_weights(state, job)
+    live.hands.orders.note_saved()
     if runtime.is_main:
         tensors = {name: torch.tensor(value, dtype=state.totals[name].dtype) for name, value in totals.items()}
         training_state = {
@@ -106,21 +110,40 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
             "logged": state.logged,
             "num_bad_written": state.num_bad_written,
             "num_stale_epochs": state.num_stale_epochs,
+            "is_epoch_ending": state.is_epoch_ending,
             "plateau": list(state.plateau),
             "loader": live.phase.loader.state_dict(),
             "optimizer": live.prepared.optimizer.state_dict(),
             "scaler": runtime.scaler_state(),
         }
-        save_checkpoint(
-            job.folder.checkpoints,
+        write = partial(
+            _write,
+            job,
+            live.hands.control,
             step=state.step,
-            best_step=best_step,
-            weights=state.module.state_dict(),
-            card=job.card,
-            training_state=training_state,
+            best_step=state.best_step if settings.select == "best" else None,
+            weights=snapshot(state.module.state_dict()),
+            training_state=snapshot(training_state),
         )
-        prune_checkpoints(job.folder.checkpoints, step=state.step, keep=settings.keep_checkpoints, best_step=best_step)
-    runtime.wait_for_all()
+        live.hands.writer.submit(write)
+
+
+def _write(
+    job: Job,
+    control: Control,
+    *,
+    step: int,
+    best_step: int | None,
+    weights: dict[str, Tensor],
+    training_state: dict[str, Any],
+) -> None:
+    folder, keep = job.folder.checkpoints, job.settings.keep_checkpoints
+    save_checkpoint(
+        folder, step=step, best_step=best_step, weights=weights, card=job.card, training_state=training_state
+    )
+    if job.settings.control is not None:  # in the run folder the checkpoints say it
+        control.say("saved", f"step {step}")
+    prune_checkpoints(folder, step=step, keep=keep, best_step=best_step)
 
 
 def _check_weights(state: TrainState, job: Job) -> None:

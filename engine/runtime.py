@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +29,8 @@ from torch.optim import Optimizer
 from configs.load import config_keys
 from configs.nearest import nearest
 from configs.schema import RunConfig
+from engine.stopping import control_of
+from engine.watchdog import LostRankError, Watchdog
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _UNSUPPORTED = {
@@ -40,6 +42,7 @@ _UNSUPPORTED = {
 }
 _PROJECT = "exactvision"  # what trackers file the runs under
 _SECONDS_FOR_RANK_0 = 3.0
+_Value = TypeVar("_Value")
 _MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -62,6 +65,7 @@ class Runtime:
 
     device: where it computes. dtype: of parameters and inputs. rank, world_size: as torch's. num_sharing: processes on
     this device. num_cores: CPU cores for this process. is_main: whether it is the one that writes and prints.
+    started_s: when the program started, on the clock of `time.monotonic`. watchdog: ends it when a rank is lost.
     """
 
     def __init__(
@@ -77,6 +81,17 @@ class Runtime:
         self.num_sharing = local_world_size if self.device.type == "cpu" else 1
         self.num_cores = cores_per_rank(local_world_size)
         self.is_main: bool = accelerator.is_main_process
+        self.started_s = time.monotonic()
+        self.watchdog = Watchdog(rank=self.rank, world_size=self.world_size)
+
+    def watch(self, *, stall_s: float) -> None:
+        """Starts the watchdog of every rank; `stall_s` as `engine.watchdog.Watchdog.start` has it."""
+        self.watchdog.start(stall_s=stall_s, port=self.from_main(lambda: self.watchdog.port))
+
+    def from_main(self, find: Callable[[], _Value]) -> _Value:
+        """What the main process finds, on every rank: on a file system of several machines each might see otherwise."""
+        found: _Value = self.gather_objects([find() if self.is_main else None])[0]
+        return found
 
     def describe(self) -> str:
         """Device, processes, threads and precision in a line, for the screen and environment.json."""
@@ -210,7 +225,8 @@ class Runtime:
         self._accelerator.log(numbers, step=step)
 
     def end(self) -> None:
-        """Closes trackers and the process group."""
+        """Closes watchdog, trackers and the process group."""
+        self.watchdog.stop()
         self._accelerator.end_training()
 
 
@@ -354,18 +370,28 @@ def keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
+def clear_errors(words: Sequence[str] = ()) -> Iterator[None]:
     """Ends the program on an error a user can cause with its message alone; TRACEBACK=1 shows where it came from.
 
     Most errors meet every rank, and then rank 0 speaks for all: the others wait before they speak, and the launcher
     ends them in that time. An error of one rank alone, such as a broken image in its share, is thus told too.
+
+    Args:
+        words: The command line. Where it names a `--run.control` folder, the error is written there, too, unless it is
+            one that need not come again.
     """
     try:
         yield
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the newest checkpoint, if there is one", file=sys.stderr)
         raise SystemExit(130) from None
-    except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError) as error:
+    except SystemExit as ending:
+        if ending.code not in (None, 0):  # the parser has said why
+            _note_failure("the command line is wrong", words)
+        raise
+    except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, LostRankError) as error:
+        if not isinstance(error, LostRankError):
+            _note_failure(str(error), words)
         if os.environ.get("TRACEBACK"):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -378,3 +404,10 @@ def clear_errors() -> Iterator[None]:
         hint = f"({Path(place.filename).name}:{place.lineno}; TRACEBACK=1 shows more)"
         print(f"{speaker}: {error}\n{hint}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+
+
+def _note_failure(text: str, words: Sequence[str]) -> None:
+    control = control_of(words)
+    if control is not None:
+        with contextlib.suppress(OSError):  # what is wrong is said on the screen all the same
+            control.say("failed", text)

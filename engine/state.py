@@ -19,6 +19,8 @@ from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Prepared, Runtime
 from engine.schedules import LrFactor, Plateau, PlateauState
+from engine.stopping import Control, Orders
+from engine.writer import Writer
 from pipelines.batch import BadSample, Loader
 
 
@@ -49,7 +51,10 @@ class Phase(NamedTuple):
 
 
 class FitSettings(NamedTuple):
-    """How `fit` behaves; the fields are those of configs.schema.RunConfig and TrainConfig."""
+    """How `fit` behaves; the fields are those of configs.schema.RunConfig and TrainConfig.
+
+    slurm_end_s: when the Slurm job ends, in seconds since 1970; None outside one, or where Slurm does not say.
+    """
 
     seed: int
     select: Literal["best", "last"]
@@ -57,6 +62,11 @@ class FitSettings(NamedTuple):
     checkpoint_every_steps: int
     keep_checkpoints: int
     early_stop_epochs: int | None = None
+    control: str | None = None
+    checkpoint_every_minutes: float = 0.0
+    max_minutes: float | None = None
+    stall_minutes: float = 0.0
+    slurm_end_s: float | None = None
 
 
 class Job(NamedTuple):
@@ -87,7 +97,8 @@ class TrainState:
     totals: sums over this rank's samples of the present epoch, on the device. logged: their global values at the last
     log step. bad_met: this rank's images that could not be read and are not written down yet; num_bad_written: those
     of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`; num_stale_epochs: epochs
-    since. plateau: of the present phase.
+    since. plateau: of the present phase. is_epoch_ending: whether the present epoch's steps are all done, but not what
+    comes at its end. stopped_by: why training ended early; None where it went on to its end.
     """
 
     module: nn.Module
@@ -102,19 +113,33 @@ class TrainState:
     best_score: tuple[float, float] = (-1.0, 0.0)
     num_stale_epochs: int = 0
     plateau: PlateauState = dataclasses.field(default_factory=PlateauState)
+    is_epoch_ending: bool = False
+    stopped_by: str | None = None
+
+
+class Hands(NamedTuple):
+    """What a fit works with from its first step to its last.
+
+    orders: whether to go on after a step. control: where that is said. writer: writes checkpoints in the background.
+    """
+
+    orders: Orders
+    control: Control
+    writer: Writer
 
 
 class Live(NamedTuple):
     """The present phase at work.
 
     prepared: module and optimizer, wrapped for the processes there are. peak_lrs: learning rate of each parameter group
-    before the schedule. clock: speed and data wait.
+    before the schedule. clock: speed and data wait. hands: those of the fit.
     """
 
     phase: Phase
     prepared: Prepared
     peak_lrs: list[float]
     clock: Clock
+    hands: Hands
 
 
 def count_epochs(state: TrainState, job: Job) -> int:

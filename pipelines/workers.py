@@ -1,8 +1,14 @@
 """Plans carried out in a torch DataLoader's worker processes, which persist from run to run.
 
 plans -> sampler -> worker: carry_out(plan) -> Carried, or the error on its way home -> in the order of the plans
+
+A scheduler, or Ctrl-C, signals all processes of a run at once. What training makes of that, workers must live to see:
+they heed the process that started them, and nobody else.
 """
 
+import os
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -46,6 +52,7 @@ class PlanWorkers:
             prefetch_factor=num_prefetched if num_workers > 0 else None,
             pin_memory=pin_memory,
             collate_fn=_identity,
+            worker_init_fn=_heed_only_the_parent,
             generator=torch.Generator(),  # else each epoch draws from torch's global generator
         )
 
@@ -100,6 +107,22 @@ def _given_or_raised(done: Carried | _Failure) -> Carried:
     if isinstance(done, _Failure):
         raise ValueError(done.message) from RuntimeError(f"in a worker:\n{done.traceback}")
     return done
+
+
+def _heed_only_the_parent(worker: int) -> None:
+    """Has this worker end by the SIGTERM of its parent, but by no other, and not by Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # not on macOS
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the thread below, and all that come later
+    parent = os.getppid()
+
+    def end() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=end, name="heed", daemon=True).start()
 
 
 def _identity(images: Any) -> Any:

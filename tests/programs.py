@@ -18,7 +18,12 @@ BIN = Path(sys.executable).parent
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "SLURM_", "MASTER_", "WORLD_SIZE", "RANK", "LOCAL_", "OMP_NUM_THREADS")
 
 _LAUNCHERS = ("accelerate", "torchrun")
-_PORT_LOCK = Path(tempfile.gettempdir()) / "exactvision-tests-port-29500.lock"  # both listen there
+PORT_LOCK = Path(tempfile.gettempdir()) / "exactvision-tests-port-29500.lock"  # both listen there
+
+
+def clean_environ() -> dict[str, str]:
+    """The environment without what a launcher would set."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_LAUNCHER_PREFIXES)}
 
 
 def run_program(*command: str, timeout_s: float = 240, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -26,11 +31,16 @@ def run_program(*command: str, timeout_s: float = 240, **environ: str) -> subpro
 
     Launchers run one at a time, for tests of several processes of pytest.
     """
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(_LAUNCHER_PREFIXES)}
     words = [sys.executable, *command] if command[0].endswith(".py") else [str(BIN / command[0]), *command[1:]]
-    with FileLock(_PORT_LOCK) if command[0] in _LAUNCHERS else contextlib.nullcontext():
+    with FileLock(PORT_LOCK) if command[0] in _LAUNCHERS else contextlib.nullcontext():
         return subprocess.run(
-            words, cwd=ROOT, env=clean | environ, capture_output=True, text=True, timeout=timeout_s, check=False
+            words,
+            cwd=ROOT,
+            env=clean_environ() | environ,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
 
 

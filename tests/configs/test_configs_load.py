@@ -564,7 +564,11 @@ def test_the_changed_configurations_between_them_set_every_section_and_nearly_ev
         "train.global_batch_size",
         "run.log_every_steps",
         "run.checkpoint_every_steps",
+        "run.checkpoint_every_minutes",
         "run.keep_checkpoints",
+        "run.max_minutes",
+        "run.stall_minutes",
+        "run.control",
         "run.world_size",
     }
 

@@ -121,6 +121,7 @@ def make_job(tmp_path, runtime, make_loader, data):
         progress = Progress(num_epochs=3, is_main=True, stream=io.StringIO())
         bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
         values = {
+            **FitSettings._field_defaults,
             "seed": 0,
             "select": "best",
             "log_every_steps": 2,

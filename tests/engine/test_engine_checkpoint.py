@@ -21,6 +21,7 @@ from engine.checkpoint import (
     save_checkpoint,
     scored_checkpoint,
 )
+from engine.writer import snapshot
 
 
 def save(folder: Path, *, step: int, best_step: int | None = None, module: nn.Module | None = None) -> Path:
@@ -29,7 +30,7 @@ def save(folder: Path, *, step: int, best_step: int | None = None, module: nn.Mo
         folder,
         step=step,
         best_step=best_step,
-        weights=module.state_dict(),
+        weights=snapshot(module.state_dict()),
         card={"model": {"name": "linear"}},
         training_state={"step": step, "moments": [torch.arange(3.0)], "loader": {"epoch": 1}},
     )

@@ -11,6 +11,7 @@ from torch import nn
 from engine.checkpoint import newest_checkpoint, read_manifest
 from engine.fit import fit
 from engine.schedules import Plateau
+from engine.stopping import Agreement
 
 
 def test_fit_is_the_hand_written_loop(make_job, data):
@@ -80,6 +81,7 @@ def test_among_several_processes_a_parameter_without_a_gradient_is_named(make_jo
     fit(module, make_job("one"))  # alone it does no harm
     monkeypatch.setattr(runtime, "world_size", 2)
     monkeypatch.setattr(runtime, "average_buffers", lambda module: None)
+    monkeypatch.setattr("engine.fit.Agreement", lambda world_size: Agreement(1))
     with pytest.raises(ValueError, match=r"take no part in its output: spare\.weight, spare\.bias\. With several"):
         fit(module, make_job("two"))
     module.spare.requires_grad_(False)

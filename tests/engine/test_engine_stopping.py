@@ -1,0 +1,227 @@
+"""Told to stop: by a file, a signal or the clock; what is left then, and how it goes on."""
+
+import os
+import signal
+
+import pytest
+import torch
+from small_fits import assert_same_weights, make_module, rows_of, two_phases
+
+from engine import stopping
+from engine.checkpoint import newest_checkpoint, read_manifest
+from engine.fit import fit
+from engine.stopping import Agreement, Control, Order, Orders, Signals, control_of, deadlines
+
+NUM_STEPS = 12
+
+
+class Clock:
+    """Stands for time.monotonic and time.time."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def time(self):
+        return self.now + 5e8
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(stopping, "time", clock)
+    return clock
+
+
+def make_orders(folder, *, signals=None, save_every_s=0.0, deadlines_s=None, is_main=True):
+    control = Control(folder)
+    return Orders(
+        control,
+        signals or Signals(),
+        Agreement(1),
+        is_main=is_main,
+        save_every_s=save_every_s,
+        deadlines_s=deadlines_s or {},
+    )
+
+
+def stopping_at(job, steps, *, how=lambda: os.kill(os.getpid(), signal.SIGTERM)):
+    """The job, but that `how` is done while these steps are computed, counted from 1 in this start."""
+    inner, done = job.loss_fn, []
+
+    def loss_fn(module, batch):
+        done.append(1)
+        if len(done) in steps:
+            how()
+        return inner(module, batch)
+
+    return job._replace(loss_fn=loss_fn)
+
+
+@pytest.mark.parametrize("step", range(1, NUM_STEPS + 1))  # 4 and 8 end an epoch, 12 ends it all
+def test_a_run_that_sigterm_stopped_goes_on_as_if_it_never_had(make_job, step):
+    expected, straight = make_module(dropout=0.5), make_job("straight")
+    fit(expected, straight)
+    stopped = make_job("stopped")
+    state = fit(make_module(dropout=0.5), stopping_at(stopped, [step]))
+    assert (state.step, state.stopped_by) == (step, "SIGTERM")
+    assert (stopped.folder.path / "stopped").read_text() == f"SIGTERM, step {step}\n"
+    newest, _ = newest_checkpoint(stopped.folder.checkpoints)
+    assert read_manifest(newest)["step"] == step
+    module, continued = make_module(dropout=0.5), make_job("stopped")
+    state = fit(module, continued)
+    assert (state.step, state.stopped_by) == (NUM_STEPS, None)
+    assert_same_weights(module, expected)
+    assert rows_of(continued) == rows_of(straight)
+
+
+def test_a_run_that_is_stopped_after_every_step_is_the_same(make_job, make_loader, data):
+    expected = make_module(dropout=0.5)
+    straight = make_job("straight", phases=two_phases(make_loader, data))
+    fit(expected, straight)
+    num_stops = 0
+    while num_stops < 100:
+        job = make_job("stopped", phases=two_phases(make_loader, data))
+        module = make_module(dropout=0.5)
+        if fit(module, stopping_at(job, [1])).stopped_by is None:
+            break
+        num_stops += 1
+    assert num_stops == 16  # steps
+    assert_same_weights(module, expected)
+    assert rows_of(job) == rows_of(straight)
+
+
+def test_a_file_called_stop_stops_and_is_taken_away(make_job):
+    job = make_job()
+    (job.folder.path / "stop").touch()  # before training begins: it is not lost
+    state = fit(make_module(), job)
+    assert (state.step, state.stopped_by) == (1, "a file called stop")
+    assert not (job.folder.path / "stop").exists()
+    assert "stopped by a file called stop: saved at step 1; the same command goes on" in (
+        job.progress._stream.getvalue()
+    )
+
+
+def test_another_folder_may_hold_the_files(make_job, tmp_path):
+    job = make_job(control=str(tmp_path / "far" / "away"))
+    fit(make_module(), stopping_at(job, [2]))
+    assert (tmp_path / "far" / "away" / "saved").read_text() == "step 2\n"
+    fit(make_module(), make_job(control=str(tmp_path / "far" / "away")))
+    assert (tmp_path / "far" / "away" / "saved").read_text() == "step 12\n"
+    assert not (tmp_path / "far" / "away" / "stopped").exists()
+    assert not (job.folder.path / "stopped").exists()
+
+
+def test_a_run_that_ends_by_itself_does_not_say_it_was_stopped(make_job):
+    job = make_job()
+    (job.folder.path / "stopped").write_text("SIGTERM, step 3\n")  # of an earlier start
+    fit(make_module(), job)
+    assert {path.name for path in job.folder.path.iterdir()} & {"stop", "stopped", "saved", "failed"} == set()
+
+
+def test_signals_end_the_program_again_after_training(make_job):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    fit(make_module(), make_job())
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_second_ctrl_c_ends_at_once_but_the_same_one_twice_does_not(clock):
+    signals = Signals()
+    with signals.heeded():
+        os.kill(os.getpid(), signal.SIGINT)
+        clock.now += 0.5  # the launcher sends it on
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.reason == "SIGINT"
+        clock.now += 5
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_checkpoints_by_the_clock_change_nothing(make_job, monkeypatch):
+    expected, straight = make_module(dropout=0.5), make_job("straight")
+    fit(expected, straight)
+    module, job = make_module(dropout=0.5), make_job("saved", checkpoint_every_minutes=1e-9, keep_checkpoints=100)
+    fit(module, job)
+    assert_same_weights(module, expected)
+    assert rows_of(job) == rows_of(straight)
+    assert len(list(job.folder.checkpoints.iterdir())) == NUM_STEPS
+
+
+def test_the_clock_asks_for_a_checkpoint_once_in_its_time(clock, tmp_path):
+    orders = make_orders(tmp_path, save_every_s=60)
+    said = []
+    for _ in range(10):
+        clock.now += 20
+        said.append(orders.after_step())
+    assert said == [Order.GO_ON, Order.GO_ON, Order.SAVE] * 3 + [Order.GO_ON]
+    clock.now += 40
+    orders.note_saved()  # an epoch ended
+    assert orders.after_step() is Order.GO_ON
+
+
+def test_a_budget_of_minutes_leaves_time_for_what_takes_longest(clock, tmp_path):
+    orders = make_orders(tmp_path, deadlines_s=deadlines(started_s=clock.now, max_minutes=10, slurm_end_s=None))
+    seconds = []
+    for step_s in [300, 10, 60, *[10] * 50]:  # the first is not counted: the program was compiled
+        clock.now += step_s
+        seconds.append(clock.now - 1000)
+        if orders.after_step() is Order.STOP:
+            break
+    assert seconds[-1] == 480  # 600 - 2 * 60
+    assert orders.reason == "run.max_minutes=10"
+
+
+def test_the_end_of_a_slurm_job_is_met_a_minute_early(clock, tmp_path):
+    found = deadlines(started_s=0, max_minutes=None, slurm_end_s=clock.time() + 100)
+    assert found == {"the Slurm job's time limit": clock.now + 40}
+    orders = make_orders(tmp_path, deadlines_s=found)
+    clock.now += 39
+    assert orders.after_step() is Order.GO_ON
+    clock.now += 1
+    assert orders.after_step() is Order.STOP
+
+
+def test_only_the_main_rank_looks_at_files_and_once_a_second(clock, tmp_path):
+    (tmp_path / "stop").touch()
+    assert make_orders(tmp_path, is_main=False).after_step() is Order.GO_ON
+    (tmp_path / "stop").unlink()
+    orders = make_orders(tmp_path)
+    assert orders.after_step() is Order.GO_ON
+    (tmp_path / "stop").touch()
+    clock.now += 0.9
+    assert orders.after_step() is Order.GO_ON
+    clock.now += 0.2
+    assert orders.after_step() is Order.STOP
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (["train.py", "--run.control", "a"], "a"),
+        (["train.py", "--nonsense", "--run.control=b"], "b"),
+        (["train.py", "--run.control"], None),
+        (["train.py", "--run.out", "c"], None),
+    ],
+)
+def test_the_control_folder_is_found_on_a_command_line_that_is_wrong(words, folder):
+    control = control_of(words)
+    assert (None if control is None else str(control._folder)) == folder
+
+
+def test_a_full_disk_stops_the_run_and_earlier_checkpoints_stay(make_job, monkeypatch):
+    job = make_job()
+    inner, saved = torch.save, []
+
+    def save(*args):
+        saved.append(1)
+        if len(saved) == 2:
+            raise OSError(28, "No space left on device")
+        inner(*args)
+
+    monkeypatch.setattr("engine.checkpoint.torch.save", save)
+    with pytest.raises(OSError, match=r"could not write checkpoint .*step_00000008.*start the same command again"):
+        fit(make_module(), job)
+    newest, passed_over = newest_checkpoint(job.folder.checkpoints)
+    assert (newest.name, passed_over) == ("step_00000004", [])
