@@ -1,14 +1,14 @@
 # What jobs share: train.sh and array.sh source this and call `launch OPTIONS`. It starts the program on every node, has
 # it stopped in time, and queues the job again if there is something to go on with. Settings, for `NAME=... sbatch`:
-export PROGRAM=${PROGRAM:-train.py}                        # it takes --run.control, --run.world_size, --run.num_threads
-export SETUP=${SETUP:-. .venv/bin/activate &&}             # words before `accelerate`: venv, conda, module, container
-export RANKS_PER_NODE=${RANKS_PER_NODE:-1}                 # of a job without GPUs; with GPUs it is one for each
-export STAGE=${STAGE:-} SCRATCH=${SCRATCH:-}               # data to copy to each node, and its disk (if not TMPDIR)
+export PROGRAM=${PROGRAM:-train.py}            # it takes --run.control, --run.world_size and --run.num_threads
+export SETUP=${SETUP:-. .venv/bin/activate &&} # words before `accelerate`: venv, conda, module or container
+export RANKS_PER_NODE=${RANKS_PER_NODE:-1}     # processes on each node of a job without GPUs; else one for each GPU
+export STAGE=${STAGE:-} SCRATCH=${SCRATCH:-}   # a data folder to copy to each node, and where to (else TMPDIR)
+
 cd "$SLURM_SUBMIT_DIR" || exit
 key=$SLURM_JOB_ID # for an array's last task that is the number of the whole array
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || key=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 control=$PWD/runs/slurm/$key # where program and script leave word for each other
-
 launch() {
     mkdir -p "$control" && rm -f "$control"/{stop,stopped,saved,failed} || return
     [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || rm -f "$control/in_vain"
@@ -21,15 +21,15 @@ launch() {
 end_or_again() {
     [ ! -e "$control/saved" ] || rm -f "$control/in_vain"
     while [ "${told_to_end:-}" ] && job_is "JobState=RUNNING .*PreemptTime=2"; do sleep 1; done # Slurm queues it again
-    if [ "${told_to_end:-}" ]; then say "ended from outside; the same sbatch command would go on from the newest checkpoint"
-    elif [ -e "$control/stopped" ]; then again "$(cat "$control/stopped")"
+    if [ "${told_to_end:-}" ]; then say "ended from outside; the same command goes on from the newest checkpoint"
+    elif [ -e "$control/stopped" ]; then again "stopped by $(cat "$control/stopped")"
     elif [ -e "$control/failed" ]; then say "another start would fail as well: $(cat "$control/failed")"
-    elif [ -e "$control/saved" ]; then again "a process was lost after the checkpoint of step $(cat "$control/saved")"
+    elif [ -e "$control/saved" ]; then again "a process was lost after the checkpoint of $(cat "$control/saved")"
     elif echo >>"$control/in_vain" && [ "$(wc -l <"$control/in_vain")" -lt 3 ]; then again "a process was lost"
     else say "three starts in a row ended before a checkpoint"; fi
     exit 1
 }
-again() { # a job that was cancelled meanwhile would come back to life
+again() { # only while it runs: a job that was cancelled meanwhile would come back to life
     say "$1; to be started again"
     job_is JobState=RUNNING && scontrol requeue "$key" && exit 0
 }
@@ -50,10 +50,8 @@ start_on_all_nodes() {
 on_this_node() {
     trap '' TERM USR1 # they reach every process of a step: the launcher would die, and its ranks before they have saved
     eval "$SETUP bash -c 'command -v accelerate'" >/dev/null || fail "no accelerate with SETUP=$SETUP"
-    if [ -n "$STAGE" ]; then
-        copy=${SCRATCH:-${TMPDIR:-/tmp}}/exactvision-$key && trap 'rm -rf "$copy"' EXIT
-        { rm -rf "$copy" && cp -Lrp "$STAGE" "$copy"; } || fail "$STAGE could not be copied to $copy"
-    fi
+    [ -z "$STAGE" ] || { copy=${SCRATCH:-${TMPDIR:-/tmp}}/exactvision-$key && trap 'rm -rf "$copy"' EXIT; }
+    [ -z "$STAGE" ] || { rm -rf "$copy" && cp -Lrp "$STAGE" "$copy"; } || fail "no copy of STAGE=$STAGE in $copy"
     eval "$SETUP env $VARIABLES PET_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT"' bash -c "trap \"\" TERM USR1
         exec accelerate launch --machine_rank \"\$@\"" launcher "$SLURM_NODEID" "$@" ${copy:+--data.root "$copy"}'
 }
