@@ -3,8 +3,8 @@
 #   sbatch --array=0-4 --gpus-per-node=1 slurm/array.sh --config RECIPE                     --run.seed 0 to 4
 #   OVERRIDES=FILE sbatch --array=1-9 --gpus-per-node=1 slurm/array.sh --config RECIPE      lines 1 to 9 of a file
 # Such a line holds options: --optim.lr 0.1 --model.args.width 64. At most two at a time: --array=0-4%2.
-#SBATCH --job-name=array
-#SBATCH --array=0-4              # the numbers
+#SBATCH --job-name=array         # what squeue shows
+#SBATCH --array=0-4              # the numbers of the runs
 #SBATCH --time=04:00:00          # of one start: a run not finished by then saves itself and is queued again
 #SBATCH --nodes=1                # machines for each run
 #SBATCH --ntasks-per-node=1      # one launcher on each, which starts a process for each GPU

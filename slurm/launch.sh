@@ -45,7 +45,7 @@ start_on_all_nodes() {
     exec srun --ntasks-per-node=1 --cpus-per-task="$cpus" --cpu-bind=cores --kill-on-bad-exit=1 --wait=600 \
         --export=ALL bash -c '. slurm/launch.sh && on_this_node "$@"' "$PROGRAM" --num_machines "$SLURM_NNODES" \
         --num_processes $world_size "${several[@]}" --mixed_precision no --dynamo_backend no \
-        "$PROGRAM" --run.num_threads $threads "$@" --run.control "$control" --run.world_size $world_size
+        "$PROGRAM" "$@" --run.num_threads $threads --run.control "$control" --run.world_size $world_size
 }
 on_this_node() {
     trap '' TERM USR1 # they reach every process of a step: the launcher would die, and its ranks before they have saved

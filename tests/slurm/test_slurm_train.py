@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 STEPS_PER_EPOCH = 107  # of 1,293 images in batches of 12
 RECIPE = (
     *("--config", "configs/digits/simple_cnn.yaml", "--model.args.norm", "none", "--model.args.dropout", "0"),
-    *("--model.args.width", "8", "--model.args.hidden", "32", "--optim.name", "sgd", "--optim.lr", "0.02"),
-    *("--train.precision", "fp64", "--train.epochs", "3", "--train.global_batch_size", "12"),
+    *("--model.args.width", "8", "--model.args.hidden", "32", "--optim.name", "sgd", "--optim.momentum", "0.9"),
+    *("--optim.lr", "0.05", "--train.precision", "fp64", "--train.epochs", "2", "--train.global_batch_size", "12"),
     *("--run.log_every_steps", "1", "--run.trackers", "[]"),
 )
 JOB = ("--nodes=2", "--cpus-per-task=2", "--time=10", "slurm/train.sh", *RECIPE)
@@ -79,7 +79,7 @@ def process_of(number, rank):
             if b"train.py" not in words or b"launch" in words or b"python" not in words[0]:
                 continue
             environ = dict(word.partition(b"=")[::2] for word in (path / "environ").read_bytes().split(b"\0"))
-            if (environ[b"SLURM_JOB_ID"], environ.get(b"RANK", b"0")) == (number.encode(), str(rank).encode()):
+            if (environ.get(b"SLURM_JOB_ID"), environ.get(b"RANK", b"0")) == (number.encode(), str(rank).encode()):
                 return int(path.name)
     return None
 
@@ -131,9 +131,10 @@ def preempt(cluster, key):
 
 def test_four_processes_on_two_nodes_train_the_samples_and_the_weights_of_one(straight, tmp_path):
     alone = tmp_path / "alone"
-    succeed("train.py", *RECIPE, "--run.out", str(alone))
+    succeed("train.py", *RECIPE, "--run.out", str(alone), "--run.num_threads", "1")
     hashes = [row["train/ids_hash"] for row in epoch_rows(alone)]
-    assert len(set(hashes)) == 3
+    assert len(set(hashes)) == 2
+    assert epoch_rows(alone)[-1]["train/epoch_top1_frac"] > 0.5  # it learns
     assert [row["train/ids_hash"] for row in epoch_rows(straight)] == hashes
     expected = final_weights(alone)
     for name, value in final_weights(straight).items():
