@@ -3,6 +3,7 @@
 #   make test    sets up, then runs the tests, on up to 4 cores    ARGS="-k loader" adds options
 #   make lint    format, lint, types, import contracts, figures in texts
 #   make setup   only makes .venv and installs
+#   make kills   the test that kills a run, with fifty kills instead of ten (ten minutes)
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
 #   make study DATA=DIR   times ways of loading a folder of photographs, for docs/loader_study.md (minutes)
 #   make operations DATA=DIR   measures on a folder of photographs how near executors are to torchvision (minutes)
@@ -13,7 +14,7 @@ STUDY ?= digits
 DATA ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint recipes operations loaders study tables
+.PHONY: setup train test lint kills recipes operations loaders study tables
 
 setup: .venv/installed
 
@@ -35,6 +36,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks.publish --check
+
+kills: setup
+	EXACTVISION_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py --capture=no $(ARGS)
 
 recipes: setup
 	$(BIN)/python -m benchmarks.recipes $(STUDY) $(if $(DATA),--data $(DATA)) $(ARGS)

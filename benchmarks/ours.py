@@ -59,6 +59,7 @@ _OPERATIONS: dict[Augment, tuple[str | dict[str, Any], ...]] = {  # as recipes h
     "randaugment": ({"randaugment": {"n": NUM_OPERATIONS, "m": MAGNITUDE, "num_bins": NUM_BINS}},),
     "color_jitter": ({"color_jitter": JITTER},),
 }
+_UNREAD = 90  # quality of JPEG, where none is made
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -101,8 +102,8 @@ def build_threads_packed(
     return epochs_of_packed(source, job, num_threads=job.num_threads, decode=decode)
 
 
-def pack_images(job: ImagenetJob, *, restart: bool = True, copies: int = 1) -> PackedSource:
-    """The originals of a job in shards, each once, or several times over; those that lie in its folder already."""
+def pack_images(job: ImagenetJob, *, restart: bool = True) -> PackedSource:
+    """The originals of a job in shards, each once; those that lie in its folder already."""
     dest = job.folder / "packed"
     if not dest.exists():
         storing = Settings(
@@ -114,9 +115,21 @@ def pack_images(job: ImagenetJob, *, restart: bool = True, copies: int = 1) -> P
             restart=restart,
         )
         images = _scan(list(dict.fromkeys(job.originals or job.paths)), job.folder / "tree")
-        images = images.take(np.tile(np.arange(len(images.labels_N)), copies))
         pack(Packing({"train": images}, None, storing, 2**28), dest, num_workers=job.num_threads, show_progress=False)
-    source = open_packed(str(dest))["train"]
+    return _open(dest)
+
+
+def copy_packed(source: PackedSource, dest: Path, *, copies: int, num_workers: int) -> None:
+    """A packed data set that holds each image several times over, byte by byte as it is stored."""
+    storing = Settings(
+        mode="keep", long_side_px=None, short_side_px=None, quality=_UNREAD, subsampling="4:2:0", restart=True
+    )
+    images = source.take(np.tile(np.arange(len(source.labels_N)), copies))
+    pack(Packing({"train": images}, None, storing, 2**28), dest, num_workers=num_workers, show_progress=False)
+
+
+def _open(folder: Path) -> PackedSource:
+    source = open_packed(str(folder))["train"]
     assert isinstance(source, PackedSource)
     return source
 

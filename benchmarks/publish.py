@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.publish_loader import (
     LOADER_JOBS,
+    cores_table,
     draw_loaders,
     loader_picture,
     loader_table,
@@ -179,6 +180,7 @@ def texts() -> dict[Path, str]:
         "loader_picture": lambda: loader_picture(load_loaders()),
         **{f"loader_{job}": functools.partial(loader_table, rows) for job, rows in load_loaders().items()},
         "loader_threads": lambda: threads_table(read_csv(RESULTS / "loader_threads.csv")),
+        "loader_cores": lambda: cores_table(read_csv(RESULTS / "loader_cores.csv")),
         "loader_memory": lambda: memory_table(read_csv(RESULTS / "loader_memory.csv")),
         "loader_study": study_block,
         **{f"picture_{name}": functools.partial(picture_block, epochs, name) for name in COMPARISONS},

@@ -56,7 +56,7 @@ def loader_table(rows: Rows) -> str:
 
 
 def threads_table(rows: Rows) -> str:
-    """How threads scale, and how many cores Python's lock would leave work for."""
+    """How threads scale, and what of it is under Python's lock."""
     if not rows:
         return "Not measured yet.\n"
     heads = "| stored as | threads | images/s | CPU us per image | under the lock, of the time | us per image |"
@@ -65,17 +65,29 @@ def threads_table(rows: Rows) -> str:
         frac, cpu, speed = float(row["locked_frac"]), int(row["cpu_us_per_image"]), int(row["images_per_s"])
         cells = (row["stored"], row["num_threads"], f"{speed:,}", cpu, f"{frac:.1%}", row["locked_us_per_image"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    alone = {row["stored"]: row for row in rows if row["num_threads"] == "1"}
-    lines.append("")
-    for stored, row in alone.items():
-        locked_us, cpu_us = float(row["locked_us_per_image"]), float(row["cpu_us_per_image"])
-        most = 1e6 / locked_us
-        cores = ", ".join(f"{count} cores {min(most, count * 1e6 / cpu_us):,.0f}" for count in (16, 64))
-        lines.append(
-            f"Reckoned from one thread, for {stored}: the lock allows {most:,.0f} images/s, as much as "
-            f"{cpu_us / locked_us:.0f} cores decode; {cores} images/s."
-        )
     return "\n".join([*lines, "", f"{rows[0]['cpu']}, {rows[0]['date']}, {rows[0]['versions']}."]) + "\n"
+
+
+def cores_table(rows: Rows) -> str:
+    """How many images a second threads of one process would make on as many cores, and what that says of 16 and 64."""
+    if not rows:
+        return "Not measured yet.\n"
+    lines = ["| threads, each as if it had a core | images/s | if nothing were shared |", "| ---: | ---: | ---: |"]
+    for row in rows:
+        speeds = (f"{int(row[column]):,}" for column in ("images_per_s", "ideal_images_per_s"))
+        lines.append(f"| {row['num_threads']} | {' | '.join(speeds)} |")
+    best = max(rows, key=lambda row: int(row["images_per_s"]))
+    most, alone = int(best["images_per_s"]), int(rows[0]["ideal_images_per_s"])
+    per_process = max(1, round(most / alone))
+    lines += [
+        "",
+        f"So one process makes about {most:,} images/s at most, as much as {per_process} cores decode; more threads in "
+        f"it gain nothing. To keep 16 cores at work takes {-(-16 // per_process)} processes or more, and 64 cores "
+        f"{-(-64 // per_process)}: ranks, or `--loader.workers processes`.",
+        "",
+        f"{rows[0]['cpu']}, {rows[0]['date']}, {rows[0]['versions']}.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def memory_table(rows: Rows) -> str:

@@ -23,7 +23,7 @@ from engine.record import replace_file
 
 _SECONDS_BETWEEN_LOOKS = 1.0  # at the stop file
 _SAME_CTRL_C_S = 2.0  # a terminal and a launcher send the same one twice
-_SLURM_RESERVE_S = 60.0  # Slurm ends a job up to a minute earlier or later than it says
+_SLURM_RESERVE_S, _SLURM_RESERVE_FRAC = 60.0, 0.1  # of a job's time, at most: what Slurm rounds
 
 
 class Order(enum.IntEnum):
@@ -216,5 +216,7 @@ def deadlines(*, started_s: float, max_minutes: float | None, slurm_end_s: float
     if max_minutes is not None:
         found[f"run.max_minutes={max_minutes:g}"] = started_s + 60 * max_minutes
     if slurm_end_s is not None:
-        found["the Slurm job's time limit"] = time.monotonic() + slurm_end_s - time.time() - _SLURM_RESERVE_S
+        left_s = slurm_end_s - time.time()
+        reserve_s = min(_SLURM_RESERVE_S, _SLURM_RESERVE_FRAC * left_s)
+        found["the Slurm job's time limit"] = time.monotonic() + left_s - reserve_s
     return found

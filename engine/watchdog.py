@@ -2,10 +2,12 @@
 
 main thread: beat() at each step -> a thread of every rank: a sign of life each second -> a small server in rank 0
 rank 0: a rank without a sign of life, or nobody going on -> verdict -> every rank ends
+other ranks: rank 0 no longer answers -> this rank ends
 
 Without it the others would wait in their next all-reduce: for ten minutes, or for ever.
 """
 
+import contextlib
 import faulthandler
 import os
 import platform
@@ -54,7 +56,9 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._store: TCPStore | None = None
         self._seen: dict[int, tuple[_Sign, float]] = {}
-        self._moved_s = 0.0
+        self._moved_s = self._heard_s = self._lost_s = 0.0
+        self._verdict: str | None = None
+        self._life = 0
 
     def beat(self, doing: str, *, step: int | None = None) -> None:
         """Says what the main thread begins to do; every rank says the same in the same order. Costs next to nothing."""
@@ -83,9 +87,12 @@ class Watchdog:
             return
         if self._world_size > 1 and self._store is None:
             self._store = _open_store(os.environ["MASTER_ADDR"], port, is_server=False)
-        self._moved_s = time.monotonic()
+        self._moved_s = self._heard_s = time.monotonic()
+        self._lost_s = min(_LOST_S, max(stall_s, 2 * _SUSPECT_S))
         self._thread = threading.Thread(target=self._watch, args=(stall_s,), name="watchdog", daemon=True)
         self._thread.start()
+        if self._rank > 0:  # who asks a frozen server waits for ever
+            threading.Thread(target=self._talk, name="watchdog talks", daemon=True).start()
 
     def stop(self) -> None:
         """Ends watching; it was no error."""
@@ -102,72 +109,78 @@ class Watchdog:
     def _find_lost(self) -> str:
         deadline_s = time.monotonic() + 2 * _SUSPECT_S
         while time.monotonic() < deadline_s:
-            silent = [rank for rank, (_, seen_s) in sorted(self._seen.items()) if _age(seen_s) > _SUSPECT_S]
-            if silent:
-                return "; ".join(self._describe(rank, "was lost") for rank in silent)
+            if self._silent(_SUSPECT_S):
+                return "; ".join(self._describe(rank, "was lost") for rank in self._silent(_SUSPECT_S))
             time.sleep(0.2)
         return ""
 
     def _wait_for_rank_0(self) -> str:
         time.sleep(_SECONDS_FOR_RANK_0)  # it names the lost one, and the launcher ends this process meanwhile
-        try:
-            if self._store is not None:
-                self._store.get("0")
-        except (distributed.DistError, RuntimeError):
-            return f"rank 0 was lost (step {self._step})"
-        return ""
+        return f"rank 0 was lost, at step {self._step}" if _age(self._heard_s) > _SUSPECT_S else ""
 
     def _watch(self, stall_s: float) -> None:
-        life, before = 0, (-1, -1)
+        before = (-1, -1)
         while not self._stop.wait(_SECONDS_BETWEEN_SIGNS):
-            life += 1
-            if (self._num_beats, self._waits) != before:
-                before, self._moved_s = (self._num_beats, self._waits), time.monotonic()
-            own = _Sign(life, self._num_beats, self._step, self._host, self._doing)
-            try:
-                verdict = self._exchange(own)
-            except (distributed.DistError, RuntimeError, OSError):
-                return  # rank 0 is gone: training fails by itself, and says so
-            if verdict is None and self._rank == 0:
-                verdict = self._judge(own, stall_s)
-            if verdict is not None:
-                self._end(verdict)
+            if self._rank == 0:
+                if (self._num_beats, self._waits) != before:
+                    before, self._moved_s = (self._num_beats, self._waits), time.monotonic()
+                self._give_sign()
+                for rank in range(1, self._world_size):
+                    self._look_at(rank)
+                self._verdict = self._judge(stall_s)
+            elif self._verdict is None and _age(self._heard_s) > self._lost_s:
+                where = self._seen[0][0].host if 0 in self._seen else os.environ["MASTER_ADDR"]
+                silence = f"rank 0 on {where} gave no sign of life for {self._lost_s:.0f} s"
+                self._verdict = f"{silence}, at step {self._step} of rank {self._rank} ({self._doing})"
+            if self._verdict is not None:
+                self._end(self._verdict)
+                return
 
-    def _exchange(self, own: _Sign) -> str | None:
-        """Gives a sign of life; rank 0 collects those of all, others ask for its verdict."""
-        if self._store is None:
-            return None
-        self._store.set(str(self._rank), "\n".join(map(str, own)))
-        if self._rank > 0:
-            return self._store.get("verdict").decode() if self._store.check(["verdict"]) else None
-        for rank in range(1, self._world_size):
-            if not self._store.check([str(rank)]):
-                continue
-            life, num_beats, step, host, doing = self._store.get(str(rank)).decode().split("\n")
-            sign = _Sign(int(life), int(num_beats), int(step), host, doing)
-            last, seen_s = self._seen.get(rank, (None, 0.0))
-            if last is None or last.num_beats != sign.num_beats:
-                self._moved_s = time.monotonic()
-            self._seen[rank] = (sign, seen_s if last is not None and last.life == sign.life else time.monotonic())
-        return None
+    def _talk(self) -> None:
+        """Gives signs of life, and asks for the verdict, until rank 0 no longer answers."""
+        assert self._store is not None, "`start` has opened it"
+        with contextlib.suppress(distributed.DistError, RuntimeError, OSError):
+            while not self._stop.wait(_SECONDS_BETWEEN_SIGNS):
+                self._give_sign()
+                self._look_at(0)
+                if self._store.check(["verdict"]):
+                    self._verdict = self._store.get("verdict").decode()
+                self._heard_s = time.monotonic()
 
-    def _judge(self, own: _Sign, stall_s: float) -> str | None:
-        lost = [rank for rank, (_, seen_s) in sorted(self._seen.items()) if _age(seen_s) > _LOST_S]
+    def _give_sign(self) -> _Sign:
+        self._life += 1
+        own = _Sign(self._life, self._num_beats, self._step, self._host, self._doing)
+        if self._store is not None:
+            self._store.set(str(self._rank), "\n".join(map(str, own)))
+        if self._rank == 0:
+            self._seen[0] = (own, time.monotonic())
+        return own
+
+    def _look_at(self, rank: int) -> None:
+        """Notes the sign that a rank gave, and when it was first seen."""
+        if self._store is None or not self._store.check([str(rank)]):
+            return
+        life, num_beats, step, host, doing = self._store.get(str(rank)).decode().split("\n")
+        sign = _Sign(int(life), int(num_beats), int(step), host, doing)
+        last, seen_s = self._seen.get(rank, (None, 0.0))
+        if last is None or last.num_beats != sign.num_beats:
+            self._moved_s = time.monotonic()
+        self._seen[rank] = (sign, seen_s if last is not None and last.life == sign.life else time.monotonic())
+
+    def _judge(self, stall_s: float) -> str | None:
+        lost = self._silent(self._lost_s)
         if lost:
-            return "; ".join(self._describe(rank, f"gave no sign of life for {_LOST_S:.0f} s") for rank in lost)
+            return "; ".join(self._describe(rank, f"gave no sign of life for {self._lost_s:.0f} s") for rank in lost)
         # in the first step, programs are compiled
-        if _age(self._moved_s) <= stall_s * (1 if own.num_beats > _BEATS_OF_A_STEP else _LONGER_AT_FIRST):
+        if _age(self._moved_s) <= stall_s * (1 if self._num_beats > _BEATS_OF_A_STEP else _LONGER_AT_FIRST):
             return None
-        return self._name_hung(own, f"has not gone on for {_age(self._moved_s):.0f} s")
+        least = min(sign.num_beats for sign, _ in self._seen.values())
+        behind = [rank for rank, (sign, _) in sorted(self._seen.items()) if sign.num_beats == least]
+        what = f"has not gone on for {_age(self._moved_s):.0f} s"
+        return "; ".join(self._describe(rank, what) for rank in self._silent(_SUSPECT_S) or behind)
 
-    def _name_hung(self, own: _Sign, what: str) -> str:
-        """Of ranks that stand still: those that are silent, else those that are behind, else all."""
-        silent = [rank for rank, (_, seen_s) in sorted(self._seen.items()) if _age(seen_s) > _SUSPECT_S]
-        signs = {0: own} | {rank: sign for rank, (sign, _) in self._seen.items()}
-        least = min(sign.num_beats for sign in signs.values())
-        behind = [rank for rank, sign in sorted(signs.items()) if sign.num_beats == least]
-        self._seen[0] = (own, time.monotonic())
-        return "; ".join(self._describe(rank, what) for rank in silent or behind)
+    def _silent(self, seconds: float) -> list[int]:
+        return [rank for rank, (_, seen_s) in sorted(self._seen.items()) if _age(seen_s) > seconds]
 
     def _describe(self, rank: int, what: str) -> str:
         sign, _ = self._seen[rank]
@@ -175,12 +188,12 @@ class Watchdog:
 
     def _end(self, verdict: str) -> None:
         """Ends this process, from a thread: its main thread cannot."""
-        if self._rank == 0:
+        if self._rank == 0 or verdict.startswith("rank 0 "):
             advice = "The same command goes on from the newest checkpoint. (--run.stall_minutes sets how long to wait.)"
             print(f"error: {verdict}. {advice}", file=sys.stderr, flush=True)
-            if self._store is not None:
-                self._store.set("verdict", verdict)
-                time.sleep(3 * _SECONDS_BETWEEN_SIGNS)  # others see it
+        if self._rank == 0 and self._store is not None:
+            self._store.set("verdict", verdict)
+            time.sleep(3 * _SECONDS_BETWEEN_SIGNS)  # others see it
         if f"rank {self._rank} on " in verdict:
             print(f"rank {self._rank} stands here:", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(file=sys.stderr)

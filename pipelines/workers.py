@@ -6,6 +6,7 @@ A scheduler, or Ctrl-C, signals all processes of a run at once. What training ma
 they heed the process that started them, and nobody else.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -64,7 +65,9 @@ class PlanWorkers:
         """
         self._sampler.plans = iter(plans)
         try:
-            yield from map(_given_or_raised, self._batches)
+            with _signals_held():
+                batches = iter(self._batches)
+            yield from map(_given_or_raised, batches)
         finally:
             self._sampler.plans = iter(())
 
@@ -109,12 +112,22 @@ def _given_or_raised(done: Carried | _Failure) -> Carried:
     return done
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that come meanwhile are met afterwards; processes that start meanwhile are born with them held."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _heed_only_the_parent(worker: int) -> None:
-    """Has this worker end by the SIGTERM of its parent, but by no other, and not by Ctrl-C."""
+    """Has this worker, born with SIGTERM held, end by that of its parent, but by no other, and not by Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the thread below, and all that come later
     parent = os.getppid()
 
     def end() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from programs import BIN, PORT_LOCK, ROOT, clean_environ, epoch_rows, read_rows, succeed
 from safetensors.torch import load_file
@@ -75,22 +76,34 @@ def assert_same_end(folder, expected):
     assert (folder / "result.json").read_text() == (expected / "result.json").read_text()
 
 
-@pytest.fixture
-def long_recipe(small_recipe):
-    return small_recipe(
-        model={"name": "simple_cnn", "args": {"width": 32, "hidden": 128, "norm": "batch", "dropout": 0.3}},
-        train={"epochs": 30, "global_batch_size": 60},
-        run={"log_every_steps": 1, "trackers": []},
-    )
+@pytest.fixture(scope="module")
+def long_recipe(tmp_path_factory):
+    recipe = {
+        "data": {"dataset": "digits"},
+        "augment": {"crop": "pad", "pad_px": 1, "flip": "alternating"},
+        "model": {"name": "simple_cnn", "args": {"width": 32, "hidden": 128, "norm": "batch", "dropout": 0.3}},
+        "optim": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
+        "train": {"epochs": 20, "global_batch_size": 60},
+        "run": {"log_every_steps": 1, "trackers": []},
+    }
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(long_recipe, tmp_path_factory):
+    """A run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    succeed("train.py", "--config", str(long_recipe), "--run.out", str(folder))
+    return folder
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "SIGINT to all its processes", "stop file", "minutes"])
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(long_recipe, tmp_path, how):
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(long_recipe, straight, tmp_path, how):
     folder, options = tmp_path / "stopped", ["--config", str(long_recipe)]
     if "all" in how:
         options += ["--loader.backend", "reference", "--loader.num_workers", "2"]
-    expected = tmp_path / "straight"
-    succeed("train.py", *options, "--run.out", str(expected))
     minutes = ["--run.max_minutes", "0.02"] if how == "minutes" else []
     with started([*ONE, *options, "--run.out", str(folder), *minutes], is_launcher=False) as process:
         wait_for_rows(folder, 3)
@@ -110,14 +123,14 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(long_recipe, t
     assert (folder / "stopped").exists()
     assert not (folder / "result.json").exists()
     assert "continuing from" in succeed("train.py", *options, "--run.out", str(folder))
-    assert_same_end(folder, expected)
+    assert_same_end(folder, straight)
 
 
 def test_sigterm_to_all_processes_of_a_run_does_not_take_the_workers_from_it(long_recipe, tmp_path):
     folder = tmp_path / "run"
     options = ["--config", str(long_recipe), "--loader.backend", "reference", "--loader.num_workers", "2"]
     with started([*ONE, *options, "--run.out", str(folder)], is_launcher=False) as process:
-        wait_for_rows(folder, 3)
+        wait_for_rows(folder, 30)  # workers of the second epoch have just begun
         start = time.monotonic()
         os.killpg(process.pid, signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
@@ -129,7 +142,7 @@ def test_sigterm_to_all_processes_of_a_run_does_not_take_the_workers_from_it(lon
 @pytest.mark.dist
 def test_two_ranks_of_which_one_hears_sigterm_stop_together(long_recipe, tmp_path):
     folder, expected = tmp_path / "stopped", tmp_path / "straight"
-    options = ["--config", str(long_recipe), "--train.epochs", "8"]
+    options = ["--config", str(long_recipe), "--train.epochs", "6"]
     succeed("torchrun", "--nproc-per-node", "2", "train.py", *options, "--run.out", str(expected))
     command = [*TWO, *options, "--run.out", str(folder)]
     with started(command, is_launcher=True) as process:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from engine.checkpoint import load_training_state, newest_checkpoint
 
-NUM_KILLS = 10
+NUM_KILLS = int(os.environ.get("EXACTVISION_KILLS", "10"))  # `make kills` has 50
 
 
 def wait_for(condition, process, *, timeout_s=120.0):
@@ -49,12 +49,12 @@ def start_and_kill(command, folder: Path, *, while_writing: bool, delay_s: float
 
 
 @pytest.mark.slow
-def test_ten_kills_in_a_row_change_no_bit(small_recipe, tmp_path):
+def test_many_kills_in_a_row_change_no_bit(small_recipe, tmp_path):
     recipe = small_recipe(
         model={"name": "simple_cnn", "args": {"width": 64, "hidden": 512, "norm": "batch", "dropout": 0.3}},
-        train={"epochs": 12, "global_batch_size": 60},
+        train={"epochs": NUM_KILLS * 6 // 5, "global_batch_size": 60},
         optim={"name": "adamw", "lr": 0.001, "momentum": 0.0},
-        run={"checkpoint_every_steps": 2, "log_every_steps": 3},
+        run={"checkpoint_every_steps": 2, "log_every_steps": 3, "trackers": []},
     )
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     command = [sys.executable, "train.py", "--config", str(recipe), "--run.out", str(killed)]

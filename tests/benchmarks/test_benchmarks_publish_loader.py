@@ -9,6 +9,7 @@ from benchmarks import loader, publish
 from benchmarks.publish_loader import (
     LOADER_JOBS,
     TITLES,
+    cores_table,
     draw_loaders,
     loader_picture,
     loader_table,
@@ -102,12 +103,21 @@ def test_the_table_of_threads_reckons_what_the_lock_allows() -> None:
         "| raw | 1 | 5,000 | 200 | 10.0% | 20.0 |",
         "| raw | 2 | 9,000 | 200 | 10.0% | 20.0 |",
         "",
-        "Reckoned from one thread, for raw: the lock allows 50,000 images/s, as much as 10 cores decode; 16 cores "
-        "50,000, 64 cores 50,000 images/s.",
-        "",
         "2 cores of X, 2026-11-26, torch 2.14.",
     ]
     assert threads_table([]) == "Not measured yet.\n"
+
+
+def test_the_table_of_cores_says_how_many_processes_keep_them_at_work() -> None:
+    rows = [
+        {"num_threads": str(count), "images_per_s": str(speed), "ideal_images_per_s": str(2000 * count), **ABOUT}
+        for count, speed in ((1, 1900), (4, 6100), (16, 5000))
+    ]
+    lines = cores_table(rows).splitlines()
+    assert lines[2:5] == ["| 1 | 1,900 | 2,000 |", "| 4 | 6,100 | 8,000 |", "| 16 | 5,000 | 32,000 |"]
+    assert "about 6,100 images/s at most, as much as 3 cores decode" in lines[6]
+    assert "16 cores at work takes 6 processes or more, and 64 cores 22: ranks, or" in lines[6]
+    assert cores_table([]) == "Not measured yet.\n"
 
 
 def test_the_table_of_memory_says_who_reads_ahead() -> None:

@@ -173,11 +173,12 @@ def test_a_budget_of_minutes_leaves_time_for_what_takes_longest(clock, tmp_path)
     assert orders.reason == "run.max_minutes=10"
 
 
-def test_the_end_of_a_slurm_job_is_met_a_minute_early(clock, tmp_path):
-    found = deadlines(started_s=0, max_minutes=None, slurm_end_s=clock.time() + 100)
-    assert found == {"the Slurm job's time limit": clock.now + 40}
+@pytest.mark.parametrize(("left_s", "used_s"), [(3600, 3540), (100, 90)])
+def test_the_end_of_a_slurm_job_is_met_a_minute_early_or_a_tenth(clock, tmp_path, left_s, used_s):
+    found = deadlines(started_s=0, max_minutes=None, slurm_end_s=clock.time() + left_s)
+    assert found == {"the Slurm job's time limit": clock.now + used_s}
     orders = make_orders(tmp_path, deadlines_s=found)
-    clock.now += 39
+    clock.now += used_s - 1
     assert orders.after_step() is Order.GO_ON
     clock.now += 1
     assert orders.after_step() is Order.STOP

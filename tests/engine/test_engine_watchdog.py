@@ -74,6 +74,18 @@ def test_a_rank_without_a_sign_of_life_is_named_though_others_are_as_far(ended, 
     assert ended == [(0, "rank 1 on node1 gave no sign of life for 0 s, at step 7 (computing)")]
 
 
+def test_a_frozen_rank_0_is_named_by_the_others(ended, monkeypatch):
+    monkeypatch.setattr(watchdog, "_LOST_S", 0.5)
+    dogs = start_all(2, stall_s=60)
+    for dog in dogs:
+        dog.beat("computing", step=7)
+    wait_until(lambda: 0 in dogs[1]._seen)
+    monkeypatch.setattr(dogs[1], "_look_at", lambda rank: time.sleep(5))  # the server does not answer
+    wait_until(lambda: ended)
+    stop_all(dogs)
+    assert ended == [(1, "rank 0 on node0 gave no sign of life for 0 s, at step 7 of rank 1 (computing)")]
+
+
 def test_while_anybody_goes_on_nobody_hangs(ended):
     dogs = start_all(2, stall_s=0.3)
     for step in range(40):
@@ -113,7 +125,7 @@ def test_a_rank_that_is_gone_is_named_after_communication_failed(ended, monkeypa
     dogs = start_all(3, stall_s=60)
     for dog in dogs:
         dog.beat("computing", step=9)
-    wait_until(lambda: set(dogs[0]._seen) == {1, 2})
+    wait_until(lambda: set(dogs[0]._seen) == {0, 1, 2})
     dogs[2].stop()
     error = RuntimeError("[pair.cc:534] gloo: Connection closed by peer [10.0.0.7]\nmore")
     assert dogs[0].explain(error) == (
