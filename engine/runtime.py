@@ -165,8 +165,9 @@ class Runtime:
         These wait for a lock and not in a collective, which would give up after ten minutes; it opens, too, if the
         first one ends with an error.
         """
-        port = os.environ.get("MASTER_PORT", "alone")
-        with open(Path(tempfile.gettempdir()) / f"exactvision-{os.getuid()}-{port}.lock", "w") as lock:
+        # the machine's name, for where several share the folder, each would wait for the other
+        name = f"exactvision-{os.getuid()}-{platform.node()}-{os.environ.get('MASTER_PORT', 'alone')}.lock"
+        with open(Path(tempfile.gettempdir()) / name, "w") as lock:
             is_first = self._accelerator.is_local_main_process
             if is_first and self.world_size > 1:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -372,7 +373,10 @@ def keep_freed_memory() -> None:
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _mean_in_order_of_ranks(_: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+def _mean_in_order_of_ranks(
+    _: None,
+    bucket: distributed.GradBucket,  # type: ignore[name-defined]  # it is there
+) -> torch.futures.Future[Tensor]:
     """Gradients averaged over ranks, added up in the order of the ranks: the same bits wherever they lie in a bucket.
 
     An all-reduce among more than two adds in an order that depends on the place in the bucket, and DDP places gradients
