@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -22,11 +23,11 @@ from engine.checkpoint import newest_checkpoint
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 
 STEPS_PER_EPOCH = 107  # of 1,293 images in batches of 12
-RECIPE = """
+RECIPE = shlex.split("""
 --config configs/digits/simple_cnn.yaml --train.precision fp64 --train.epochs 2 --train.global_batch_size 12
 --model.args.norm none --model.args.dropout 0 --model.args.width 8 --model.args.hidden 32 --model.args.init kaiming
 --optim.name sgd --optim.lr 0.02 --optim.momentum 0.9 --run.log_every_steps 1 --run.trackers []
-""".split()
+""")
 JOB = ("--nodes=2", "--cpus-per-task=2", "--time=10", "slurm/train.sh", *RECIPE)
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
 
