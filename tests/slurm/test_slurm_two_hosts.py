@@ -46,13 +46,18 @@ def test_the_readmes_commands_train_on_two_hosts_what_one_process_trains(hosts, 
     processes = []
     for host, command in zip(hosts, commands, strict=True):
         words = shlex.split(command.replace("FIRST_HOST", ADDRESSES["first"]))
-        words = [str(BIN / words[0]), *words[1:], "--config", str(recipe), "--run.out", str(tmp_path / "two")]
+        program = words.index("train.py") + 1
+        words[program:program] = ["--config", str(recipe), "--run.out", str(tmp_path / "two")]
         disk = tmp_path / host.name
         disk.mkdir()
         environ = clean_environ() | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TMPDIR": str(disk)}
         processes.append(
             subprocess.Popen(
-                host.enter(words, folder=ROOT), env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                host.enter([str(BIN / words[0]), *words[1:]], folder=ROOT),
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
         )
     outputs = [process.communicate(timeout=120)[0] for process in processes]
