@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from configs.load import config_keys
@@ -108,7 +108,10 @@ class Runtime:
     def prepare(self, module: nn.Module, optimizer: Optimizer) -> Prepared:
         """Wraps module and optimizer for training; what was prepared before is let go."""
         self._accelerator.free_memory()
-        return Prepared(*self._accelerator.prepare(module, optimizer))
+        prepared = Prepared(*self._accelerator.prepare(module, optimizer))
+        if self.world_size > 1 and self.device.type == "cpu":
+            prepared.module.register_comm_hook(None, _mean_in_order_of_ranks)  # type: ignore[operator]  # it is DDP's
+        return prepared
 
     def seed(self, number: int) -> None:
         """Seeds torch on the CPU and on this rank's device: the streams of `torch.manual_seed`.
@@ -163,8 +166,9 @@ class Runtime:
         These wait for a lock and not in a collective, which would give up after ten minutes; it opens, too, if the
         first one ends with an error.
         """
-        port = os.environ.get("MASTER_PORT", "alone")
-        with open(Path(tempfile.gettempdir()) / f"exactvision-{os.getuid()}-{port}.lock", "w") as lock:
+        # the machine's name, for where several share the folder, each would wait for the other
+        name = f"exactvision-{os.getuid()}-{platform.node()}-{os.environ.get('MASTER_PORT', 'alone')}.lock"
+        with open(Path(tempfile.gettempdir()) / name, "w") as lock:
             is_first = self._accelerator.is_local_main_process
             if is_first and self.world_size > 1:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -368,6 +372,25 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _mean_in_order_of_ranks(
+    _: None,
+    bucket: distributed.GradBucket,  # type: ignore[name-defined]  # it is there
+) -> torch.futures.Future[Tensor]:
+    """Gradients averaged over ranks, added up in the order of the ranks: the same bits wherever they lie in a bucket.
+
+    An all-reduce among more than two adds in an order that depends on the place in the bucket, and DDP places gradients
+    anew after the first step of each start: a run continued on four processes would differ in the last bit.
+    """
+    own = bucket.buffer()
+    own /= distributed.get_world_size()
+    parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, own)
+    own.copy_(sum(parts[1:], start=parts[0]))
+    future: torch.futures.Future[Tensor] = torch.futures.Future()
+    future.set_result(own)
+    return future
 
 
 @contextlib.contextmanager

@@ -17,7 +17,9 @@ from tools import loader_study, show_augment
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
     line.split("#")[0].strip()
-    for line in re.findall(r"^    ((?:make|accelerate|torchrun|ACCELERATE_USE_CPU).*)$", README, flags=re.MULTILINE)
+    for line in re.findall(
+        r"^    ((?:make|accelerate|torchrun|sbatch|ACCELERATE_USE_CPU).*)$", README, flags=re.MULTILINE
+    )
 ]
 
 
@@ -54,14 +56,15 @@ def test_every_recipe_is_in_the_table_and_says_what_it_gave():
 
 
 def test_commands_of_train_and_evaluate_are_accepted():
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 14
     seen = 0
     for command in COMMANDS:
         words = shlex.split(command)
-        if "train.py" in words:
-            load_config(words[words.index("train.py") + 1 :], prog="train.py", description="")
+        program = next((word for word in words if word in ("train.py", "slurm/train.sh")), None)
+        if program is not None:
+            load_config(words[words.index(program) + 1 :], prog="train.py", description="")
             seen += 1
-    assert seen == 6
+    assert seen == 9
 
 
 def test_make_train_and_make_test_are_targets():
