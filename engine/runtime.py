@@ -109,7 +109,7 @@ class Runtime:
         """Wraps module and optimizer for training; what was prepared before is let go."""
         self._accelerator.free_memory()
         prepared = Prepared(*self._accelerator.prepare(module, optimizer))
-        if self.world_size > 1 and self.device.type == "cpu":
+        if self.world_size > 2 and self.device.type == "cpu":
             prepared.module.register_comm_hook(None, _mean_in_order_of_ranks)  # type: ignore[operator]  # it is DDP's
         return prepared
 
