@@ -12,6 +12,7 @@ result.json         the end: flat keys such as test/top1_frac; there once the ru
 curves.png          drawn by report/
 report.html         the run on one page, by report/
 checkpoints/        written by engine/checkpoint.py
+stop, stopped       makes the run save and end; says that it has (engine/stopping.py)
 tensorboard/        events
 """
 
