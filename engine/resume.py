@@ -61,7 +61,7 @@ def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
     state.plateau = PlateauState(*saved.get("plateau", PlateauState()))
     if job.runtime.is_main:  # sums are global: one rank carries them on
         state.totals = {name: value.to(job.runtime.device) for name, value in saved["totals"].items()}
-        job.folder.drop_rows_after(state.step)
+        job.folder.drop_rows_after(state.step, is_epoch_ending=state.is_epoch_ending)
     job.progress.say(f"continuing from {checkpoint} (step {state.step})")
     return saved
 

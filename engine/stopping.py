@@ -69,12 +69,16 @@ class Control:
 
 
 def control_of(words: Sequence[str]) -> Control | None:
-    """What `--run.control DIR` names on a command line that may be wrong otherwise; None where it is not there."""
+    """What `--run.control DIR` names on a command line that may be wrong otherwise; None where it is not there.
+
+    Of several the last one counts, as in the parser.
+    """
+    control = None
     for number, word in enumerate(words):
         name, is_given, value = word.partition("=")
         if name == "--run.control" and (is_given or number + 1 < len(words)):
-            return Control(Path(value if is_given else words[number + 1]))
-    return None
+            control = Control(Path(value if is_given else words[number + 1]))
+    return control
 
 
 class Signals:

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from small_fits import assert_same_weights, make_module, rows_of, two_phases
+from small_fits import KilledError, assert_same_weights, make_module, rows_of, two_phases
 
 from engine import stopping
 from engine.checkpoint import newest_checkpoint, read_manifest
@@ -89,6 +89,24 @@ def test_a_run_that_is_stopped_after_every_step_is_the_same(make_job, make_loade
             break
         num_stops += 1
     assert num_stops == 16  # steps
+    assert_same_weights(module, expected)
+    assert rows_of(job) == rows_of(straight)
+
+
+def test_a_kill_after_the_metrics_of_an_epoch_leaves_them_once(make_job, monkeypatch):
+    expected, straight = make_module(dropout=0.5), make_job("straight")
+    fit(expected, straight)
+    fit(make_module(dropout=0.5), stopping_at(make_job("killed"), [4]))  # all steps of an epoch done, but not its end
+
+    def killed(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.fit.save_state", killed)
+        with pytest.raises(KilledError):
+            fit(make_module(dropout=0.5), make_job("killed"))
+    module, job = make_module(dropout=0.5), make_job("killed")
+    fit(module, job)
     assert_same_weights(module, expected)
     assert rows_of(job) == rows_of(straight)
 
@@ -202,6 +220,7 @@ def test_only_the_main_rank_looks_at_files_and_once_a_second(clock, tmp_path):
     [
         (["train.py", "--run.control", "a"], "a"),
         (["train.py", "--nonsense", "--run.control=b"], "b"),
+        (["train.py", "--run.control", "a", "--run.control", "b"], "b"),  # as the parser has it
         (["train.py", "--run.control"], None),
         (["train.py", "--run.out", "c"], None),
     ],
