@@ -136,7 +136,8 @@ def best_checkpoint(newest: Path) -> Path:
 def prune_checkpoints(folder: Path, *, step: int, keep: int, best_step: int | None) -> None:
     """Removes all but the `keep` newest up to `step`, the one just written, and the best of each of these.
 
-    A run that finds the newest one broken continues from the one before, which may name another best one. What lies beyond `step` was found broken when the run was continued, and would be taken for newer.
+    A run that finds the newest one broken continues from the one before, which may name another best one. What lies
+    beyond `step` was found broken when the run was continued, and would be taken for newer.
     """
     numbered = _numbered(folder)
     written = [path for number, path in numbered if number <= step and not path.suffix]
