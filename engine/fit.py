@@ -58,13 +58,13 @@ def fit(module: nn.Module, job: Job) -> TrainState:
         try:
             _train_phases(state, job, hands, saved=saved)
             hands.writer.wait()
+            runtime.wait_for_all()  # the newest checkpoint is there for all
         except RuntimeError as error:
             if runtime.world_size > 1 and is_lost_connection(error):
                 raise LostRankError(runtime.watchdog.explain(error)) from error
             raise
         finally:
             hands.writer.close()
-    runtime.wait_for_all()  # the newest checkpoint is there for all
     if state.stopped_by is not None:
         job.progress.say(f"stopped by {state.stopped_by}: saved at step {state.step}; the same command goes on")
         if runtime.is_main:
