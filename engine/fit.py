@@ -77,6 +77,7 @@ def _build_hands(job: Job, signals: Signals) -> Hands:
     control = Control(Path(settings.control or job.folder.path))
     if runtime.is_main:
         control.forget()
+    writer = Writer(runtime.watchdog.wait_on)
     orders = Orders(
         control,
         signals,
@@ -86,8 +87,9 @@ def _build_hands(job: Job, signals: Signals) -> Hands:
         deadlines_s=deadlines(
             started_s=runtime.started_s, max_minutes=settings.max_minutes, slurm_end_s=settings.slurm_end_s
         ),
+        writing_s=lambda: writer.longest_s,
     )
-    return Hands(orders, control, Writer(runtime.watchdog.wait_on))
+    return Hands(orders, control, writer)
 
 
 def _train_phases(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, Any] | None) -> None:

@@ -35,7 +35,7 @@ def clock(monkeypatch):
     return clock
 
 
-def make_orders(folder, *, signals=None, save_every_s=0.0, deadlines_s=None, is_main=True):
+def make_orders(folder, *, signals=None, save_every_s=0.0, deadlines_s=None, is_main=True, writing_s=lambda: 0.0):
     control = Control(folder)
     return Orders(
         control,
@@ -44,6 +44,7 @@ def make_orders(folder, *, signals=None, save_every_s=0.0, deadlines_s=None, is_
         is_main=is_main,
         save_every_s=save_every_s,
         deadlines_s=deadlines_s or {},
+        writing_s=writing_s,
     )
 
 
@@ -189,6 +190,15 @@ def test_a_budget_of_minutes_leaves_time_for_what_takes_longest(clock, tmp_path)
             break
     assert seconds[-1] == 480  # 600 - 2 * 60
     assert orders.reason == "run.max_minutes=10"
+
+
+def test_a_budget_of_minutes_leaves_time_for_a_checkpoint_under_way_and_the_last_one(clock, tmp_path):
+    found = deadlines(started_s=clock.now, max_minutes=10, slurm_end_s=None)
+    orders = make_orders(tmp_path, deadlines_s=found, writing_s=lambda: 100.0)
+    clock.now += 399
+    assert orders.after_step() is Order.GO_ON
+    clock.now += 1
+    assert orders.after_step() is Order.STOP
 
 
 @pytest.mark.parametrize(("left_s", "used_s"), [(3600, 3540), (100, 90)])
