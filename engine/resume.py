@@ -99,6 +99,7 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
     _check_weights(state, job)
     live.hands.orders.note_saved()
     if runtime.is_main:
+        live.hands.writer.wait()  # memory holds one snapshot at a time
         tensors = {name: torch.tensor(value, dtype=state.totals[name].dtype) for name, value in totals.items()}
         training_state = {
             "phase": state.phase,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from engine import stopping
 from engine.checkpoint import newest_checkpoint, read_manifest
 from engine.fit import fit
 from engine.stopping import Agreement, Control, Order, Orders, Signals, control_of, deadlines
+from engine.writer import snapshot
 
 NUM_STEPS = 12
 
@@ -238,6 +240,24 @@ def test_only_the_main_rank_looks_at_files_and_once_a_second(clock, tmp_path):
 def test_the_control_folder_is_found_on_a_command_line_that_is_wrong(words, folder):
     control = control_of(words)
     assert (None if control is None else str(control._folder)) == folder
+
+
+def test_memory_holds_one_snapshot_at_a_time(make_job, monkeypatch):
+    writing, found = [], []
+
+    def save(*args, **options):
+        writing.append(1)
+        time.sleep(0.05)
+        writing.pop()
+
+    def take(value):
+        found.append(len(writing))
+        return snapshot(value)
+
+    monkeypatch.setattr("engine.resume.save_checkpoint", save)
+    monkeypatch.setattr("engine.resume.snapshot", take)
+    fit(make_module(), make_job(checkpoint_every_steps=1))
+    assert found == [0] * 2 * NUM_STEPS
 
 
 def test_a_full_disk_stops_the_run_and_earlier_checkpoints_stay(make_job, monkeypatch):
