@@ -85,7 +85,7 @@ def _in_two_starts(contender: str, model: str, repeats: int) -> dict[str, Any]:
 
 
 def measure_ours(model: str, folder: Path, *, repeats: int) -> dict[str, Any]:
-    """Steps by `fit`; each second one is saved."""
+    """Steps by `fit`; every twelfth one is saved."""
     runtime = start_runtime("fp32", RunConfig(trackers=()))
     module = runtime.place(_build(model))
     stalls: list[float] = []

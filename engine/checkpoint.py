@@ -8,6 +8,7 @@ training_state.pt   optimizer, loader, step and sums; loads with weights_only
 manifest.json       step, best step, sha256 of the others
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -71,22 +72,23 @@ def save_checkpoint(
             f"could not write checkpoint {final} ({free_mib:.0f} MiB free there): {error}. Earlier checkpoints are "
             "whole: free some space and start the same command again, it continues from the newest."
         ) from error
-    _remove(final)  # left by an earlier start that found it broken, or of the same step before validation
+    leaving = _set_aside(final)  # left by an earlier start that found it broken, or of the same step before validation
     os.rename(temporary, final)
     _sync_folder(folder)
+    shutil.rmtree(leaving, ignore_errors=True)
     return final
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, or None, and a line on each newer one that was passed over."""
     passed_over: list[str] = []
-    for _, path in _numbered(folder):
-        if path.suffix == ".old":  # it was being removed
-            continue
+    numbered = _numbered(folder)
+    for _, path in sorted(numbered, key=lambda one: one[1].suffix == ".old"):  # whole, if a kill came in between
         reason = "half-written" if path.suffix == ".tmp" else _find_damage(path)
         if reason is None:
             return path, passed_over
-        passed_over.append(f"{path.name}: {reason}, passed over")
+        if path.suffix != ".old":  # else it was being removed
+            passed_over.append(f"{path.name}: {reason}, passed over")
     return None, passed_over
 
 
@@ -132,16 +134,26 @@ def best_checkpoint(newest: Path) -> Path:
 
 
 def prune_checkpoints(folder: Path, *, step: int, keep: int, best_step: int | None) -> None:
-    """Removes all but the best checkpoint and the `keep` newest up to `step`, the one just written.
+    """Removes all but the `keep` newest up to `step`, the one just written, and the best of each of these.
 
-    What lies beyond `step` was found broken when the run was continued, and would be taken for newer.
+    A run that finds the newest one broken continues from the one before, which may name another best one. What lies
+    beyond `step` was found broken when the run was continued, and would be taken for newer.
     """
     numbered = _numbered(folder)
     written = [path for number, path in numbered if number <= step and not path.suffix]
-    best = [path for path in written if path.name == f"step_{best_step or 0:08d}"]
+    best_steps = {best_step, *(_read_best_step(path) for path in written[:keep])}
+    best = {f"step_{number:08d}" for number in best_steps if number is not None}
     for _, path in numbered:
-        if path not in written[:keep] + best:
+        if path not in written[:keep] and path.name not in best:
             _remove(path)
+
+
+def _read_best_step(checkpoint: Path) -> int | None:
+    """The best step that a checkpoint names; None where it names none, or is broken."""
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        best_step: int | None = read_manifest(checkpoint)["best_step"]
+        return best_step
+    return None
 
 
 def newest_card(folder: Path) -> dict[str, Any] | None:
@@ -197,14 +209,16 @@ def _remove(checkpoint: Path) -> None:
 
     Where a file of it is open on another machine, NFS keeps the folder; then the next `prune_checkpoints` removes it.
     """
+    shutil.rmtree(_set_aside(checkpoint), ignore_errors=True)
+
+
+def _set_aside(checkpoint: Path) -> Path:
+    """Calls a checkpoint .old, if it is there, and gives that name."""
     leaving = checkpoint.with_suffix(".old")
-    if checkpoint != leaving:
+    if checkpoint != leaving and checkpoint.exists():
         shutil.rmtree(leaving, ignore_errors=True)
-        try:
-            os.rename(checkpoint, leaving)
-        except FileNotFoundError:
-            return
-    shutil.rmtree(leaving, ignore_errors=True)
+        os.rename(checkpoint, leaving)
+    return leaving
 
 
 def _find_damage(checkpoint: Path, *, names: tuple[str, ...] = _FILES) -> str | None:

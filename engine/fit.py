@@ -58,13 +58,13 @@ def fit(module: nn.Module, job: Job) -> TrainState:
         try:
             _train_phases(state, job, hands, saved=saved)
             hands.writer.wait()
+            runtime.wait_for_all()  # the newest checkpoint is there for all
         except RuntimeError as error:
             if runtime.world_size > 1 and is_lost_connection(error):
                 raise LostRankError(runtime.watchdog.explain(error)) from error
             raise
         finally:
             hands.writer.close()
-    runtime.wait_for_all()  # the newest checkpoint is there for all
     if state.stopped_by is not None:
         job.progress.say(f"stopped by {state.stopped_by}: saved at step {state.step}; the same command goes on")
         if runtime.is_main:
@@ -77,6 +77,7 @@ def _build_hands(job: Job, signals: Signals) -> Hands:
     control = Control(Path(settings.control or job.folder.path))
     if runtime.is_main:
         control.forget()
+    writer = Writer(runtime.watchdog.wait_on)
     orders = Orders(
         control,
         signals,
@@ -86,8 +87,9 @@ def _build_hands(job: Job, signals: Signals) -> Hands:
         deadlines_s=deadlines(
             started_s=runtime.started_s, max_minutes=settings.max_minutes, slurm_end_s=settings.slurm_end_s
         ),
+        writing_s=lambda: writer.longest_s,
     )
-    return Hands(orders, control, Writer(runtime.watchdog.wait_on))
+    return Hands(orders, control, writer)
 
 
 def _train_phases(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, Any] | None) -> None:

@@ -283,9 +283,14 @@ class RunFolder:
         """
         return self._read_lines("bad_samples.jsonl")
 
-    def drop_rows_after(self, step: int) -> None:
-        """Removes the rows that a continued run will write again."""
-        rows = [row for row in self.read_metrics() if row["step"] <= step]
+    def drop_rows_after(self, step: int, *, is_epoch_ending: bool = False) -> None:
+        """Removes the rows that a continued run will write again.
+
+        Args:
+            step: Optimizer steps that it will have done.
+            is_epoch_ending: Whether it begins with the end of an epoch, and so with the row of `step` itself.
+        """
+        rows = [row for row in self.read_metrics() if row["step"] <= step - is_epoch_ending]
         self._replace("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         bad = [row for row in self.read_bad_samples() if row["after_step"] <= step]
         if (self.path / "bad_samples.jsonl").exists():

@@ -61,7 +61,7 @@ def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
     state.plateau = PlateauState(*saved.get("plateau", PlateauState()))
     if job.runtime.is_main:  # sums are global: one rank carries them on
         state.totals = {name: value.to(job.runtime.device) for name, value in saved["totals"].items()}
-        job.folder.drop_rows_after(state.step)
+        job.folder.drop_rows_after(state.step, is_epoch_ending=state.is_epoch_ending)
     job.progress.say(f"continuing from {checkpoint} (step {state.step})")
     return saved
 
@@ -99,6 +99,7 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
     _check_weights(state, job)
     live.hands.orders.note_saved()
     if runtime.is_main:
+        live.hands.writer.wait()  # memory holds one snapshot at a time
         tensors = {name: torch.tensor(value, dtype=state.totals[name].dtype) for name, value in totals.items()}
         training_state = {
             "phase": state.phase,

@@ -12,7 +12,7 @@ import enum
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -69,12 +69,16 @@ class Control:
 
 
 def control_of(words: Sequence[str]) -> Control | None:
-    """What `--run.control DIR` names on a command line that may be wrong otherwise; None where it is not there."""
+    """What `--run.control DIR` names on a command line that may be wrong otherwise; None where it is not there.
+
+    Of several the last one counts, as in the parser.
+    """
+    control = None
     for number, word in enumerate(words):
         name, is_given, value = word.partition("=")
         if name == "--run.control" and (is_given or number + 1 < len(words)):
-            return Control(Path(value if is_given else words[number + 1]))
-    return None
+            control = Control(Path(value if is_given else words[number + 1]))
+    return control
 
 
 class Signals:
@@ -148,6 +152,7 @@ class Orders:
         is_main: Whether this rank looks at files and clocks, for all.
         save_every_s: Seconds between checkpoints; 0 = none by the clock.
         deadlines_s: When the program must have ended, each with the reason, on the clock of `time.monotonic`.
+        writing_s: Seconds that writing a checkpoint in the background takes.
     """
 
     def __init__(
@@ -159,11 +164,12 @@ class Orders:
         is_main: bool,
         save_every_s: float,
         deadlines_s: dict[str, float],
+        writing_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._control, self._signals, self._agreement = control, signals, agreement
         self._is_main = is_main
         self._save_every_s = save_every_s
-        self._deadlines_s = deadlines_s
+        self._deadlines_s, self._writing_s = deadlines_s, writing_s
         self._saved_s = time.monotonic()
         self._looked_s = float("-inf")
         self._asked_s: float | None = None
@@ -195,8 +201,9 @@ class Orders:
 
     def _look(self, now_s: float) -> str | None:
         for reason, deadline_s in self._deadlines_s.items():
-            # twice the longest time between two looks, steps, checkpoints and validation among them: what may come yet
-            if now_s + 2 * self._longest_s >= deadline_s:
+            # what may come yet: twice the longest time between two looks, steps and validation among them, and twice
+            # that of writing, for a checkpoint under way and the last one
+            if now_s + 2 * (self._longest_s + self._writing_s()) >= deadline_s:
                 return reason
         if now_s < self._looked_s + _SECONDS_BETWEEN_LOOKS:
             return None

@@ -26,6 +26,7 @@ _SUSPECT_S = 4.0  # the same, once communication has failed
 _SECONDS_FOR_RANK_0 = 8.0  # in which it finds out who is lost, before others speak
 _TIMEOUT_S = 20.0  # of the server
 _BEATS_OF_A_STEP, _LONGER_AT_FIRST = 2, 6
+_ASLEEP_S = 3.0  # between two looks: this process was suspended (Ctrl-Z, `scontrol suspend`), and others may have been
 
 
 class LostRankError(RuntimeError):
@@ -120,8 +121,11 @@ class Watchdog:
         return f"rank 0 was lost, at step {self._step}" if _age(self._heard_s) > _SUSPECT_S else ""
 
     def _watch(self, stall_s: float) -> None:
-        before = (-1, -1)
+        before, looked_s = (-1, -1), time.monotonic()
         while not self._stop.wait(_SECONDS_BETWEEN_SIGNS):
+            if _age(looked_s) > _ASLEEP_S:
+                self._leave_out(_age(looked_s))
+            looked_s = time.monotonic()
             if self._rank == 0:
                 if (self._num_beats, self._waits) != before:
                     before, self._moved_s = (self._num_beats, self._waits), time.monotonic()
@@ -135,6 +139,12 @@ class Watchdog:
             if self._verdict is not None:
                 self._end(self._verdict)
                 return
+
+    def _leave_out(self, asleep_s: float) -> None:
+        """Counts no time in which this process itself stood still: it could hear nobody, and go on with nothing."""
+        now_s = time.monotonic()
+        self._moved_s, self._heard_s = min(now_s, self._moved_s + asleep_s), min(now_s, self._heard_s + asleep_s)
+        self._seen = {rank: (sign, min(now_s, seen_s + asleep_s)) for rank, (sign, seen_s) in self._seen.items()}
 
     def _talk(self) -> None:
         """Gives signs of life, and asks for the verdict, until rank 0 no longer answers."""

@@ -3,6 +3,7 @@
 tensors -> snapshot (copies on the CPU) -> Writer's only thread -> disk; the next snapshot waits for the one before
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -35,6 +36,13 @@ class Writer:
         self._sign = sign
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._pending: Future[None] | None = None
+        self._longest_s, self._submitted_s = 0.0, 0.0
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds that the longest piece has taken so far, one not yet finished among them."""
+        is_writing = self._pending is not None and not self._pending.done()
+        return max(self._longest_s, time.monotonic() - self._submitted_s if is_writing else 0.0)
 
     def submit(self, write: Callable[[], None]) -> None:
         """Has something written, once what was asked for before is done.
@@ -43,7 +51,8 @@ class Writer:
             OSError: What was asked for before could not be written.
         """
         self.wait()
-        self._pending = self._pool.submit(write)
+        self._submitted_s = time.monotonic()
+        self._pending = self._pool.submit(self._measure, write)
 
     def check(self) -> None:
         """Raises the OSError of what could not be written, as soon as it is known; waits for nothing."""
@@ -62,6 +71,11 @@ class Writer:
         while not wait_for([pending], timeout=_SECONDS_BETWEEN_SIGNS).done:
             self._sign()
         pending.result()
+
+    def _measure(self, write: Callable[[], None]) -> None:
+        start_s = time.monotonic()
+        write()
+        self._longest_s = max(self._longest_s, time.monotonic() - start_s)
 
     def close(self) -> None:
         """Waits, and ends the thread; an error that nobody asked for is lost: whoever needs it calls `wait` before."""

@@ -7,6 +7,7 @@ they heed the process that started them, and nobody else.
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -128,7 +129,8 @@ def _heed_only_the_parent(worker: int) -> None:
     if not hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return
-    parent = os.getppid()
+    starter = multiprocessing.parent_process()  # not the parent where a server forks (Python 3.14's way)
+    parent = os.getppid() if starter is None else starter.pid
 
     def end() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:

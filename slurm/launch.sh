@@ -10,7 +10,7 @@ key=$SLURM_JOB_ID # for an array's last task that is the number of the whole arr
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || key=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 control=$PWD/runs/slurm/$key # where program and script leave word for each other
 launch() {
-    mkdir -p "$control" && rm -f "$control"/{stop,stopped,saved,failed} || return
+    told_to_end= && mkdir -p "$control" && rm -f "$control"/{stop,stopped,saved,failed} || return
     [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || rm -f "$control/in_vain"
     trap 'touch "$control/stop"' USR1                  # the time is nearly up, or another job wants the nodes
     trap 'told_to_end=yes; touch "$control/stop"' TERM # scancel, or Slurm itself ends the job
@@ -20,8 +20,8 @@ launch() {
 }
 end_or_again() {
     [ ! -e "$control/saved" ] || rm -f "$control/in_vain"
-    while [ "${told_to_end:-}" ] && job_is "JobState=RUNNING .*PreemptTime=2"; do sleep 1; done # Slurm queues it again
-    if [ "${told_to_end:-}" ]; then say "ended from outside; the same command goes on from the newest checkpoint"
+    while [ "$told_to_end" ] && job_is "JobState=RUNNING .*PreemptTime=2"; do sleep 1; done # Slurm queues it again
+    if [ "$told_to_end" ]; then say "ended from outside; the same command goes on from the newest checkpoint"
     elif [ -e "$control/stopped" ]; then again "stopped by $(cat "$control/stopped")"
     elif [ -e "$control/failed" ]; then say "another start would fail as well: $(cat "$control/failed")"
     elif [ -e "$control/saved" ]; then again "a process was lost after the checkpoint of $(cat "$control/saved")"
@@ -36,10 +36,10 @@ again() { # only while it runs: a job that was cancelled meanwhile would come ba
 job_is() { scontrol --oneliner show job "$key" | grep -q "$1"; }
 say() { echo "job $key: $1"; }
 start_on_all_nodes() {
-    local ranks=${SLURM_GPUS_ON_NODE:-0} cpus=${SLURM_CPUS_PER_TASK:-1} several=()
-    [ "$ranks" -gt 0 ] || { ranks=$RANKS_PER_NODE && local on_cpu=ACCELERATE_USE_CPU=true; }
+    local ranks=${SLURM_GPUS_ON_NODE:-0} cpus=${SLURM_CPUS_PER_TASK:-1} several=() on_cpu=
+    [ "$ranks" -gt 0 ] || { ranks=$RANKS_PER_NODE && on_cpu=ACCELERATE_USE_CPU=true; }
     local world_size=$((SLURM_NNODES * ranks)) threads=$((cpus > ranks ? cpus / ranks : 1))
-    export VARIABLES="${on_cpu:-} OMP_NUM_THREADS=$threads PYTHONUNBUFFERED=1"
+    export VARIABLES="$on_cpu OMP_NUM_THREADS=$threads PYTHONUNBUFFERED=1"
     ((world_size == 1)) || several=(--multi_gpu --main_process_port $((20000 + SLURM_JOB_ID % 20000))
         --main_process_ip "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)")
     exec srun --ntasks-per-node=1 --cpus-per-task="$cpus" --cpu-bind=cores --kill-on-bad-exit=1 --wait=600 \
@@ -49,6 +49,7 @@ start_on_all_nodes() {
 }
 on_this_node() {
     trap '' TERM USR1 # they reach every process of a step: the launcher would die, and its ranks before they have saved
+    copy= # the variables of whoever called sbatch are here, too
     eval "$SETUP bash -c 'command -v accelerate'" >/dev/null || fail "no accelerate with SETUP=$SETUP"
     [ -z "$STAGE" ] || { copy=${SCRATCH:-${TMPDIR:-/tmp}}/exactvision-$key && trap 'rm -rf "$copy"' EXIT; }
     [ -z "$STAGE" ] || { rm -rf "$copy" && cp -Lrp "$STAGE" "$copy"; } || fail "no copy of STAGE=$STAGE in $copy"

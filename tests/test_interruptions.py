@@ -196,6 +196,27 @@ def test_an_error_of_the_user_is_left_for_the_script_that_started_the_run(tmp_pa
         assert (control / "failed").read_text().strip()
 
 
+@pytest.mark.dist
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error_and_no_traceback_of_other_ranks(long_recipe, tmp_path):
+    folder = tmp_path / "run"
+    program = tmp_path / "full_disk.py"
+    program.write_text(
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import engine.resume\n"
+        "def save_checkpoint(folder, **_):\n"
+        "    raise OSError(28, 'could not write checkpoint')\n"
+        "engine.resume.save_checkpoint = save_checkpoint\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+    )
+    options = ["--config", str(long_recipe), "--train.epochs", "1", "--run.out", str(folder)]
+    with started([*TWO[:-1], str(program), *options], is_launcher=True) as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "could not write checkpoint" in errors
+    assert "RuntimeError" not in errors
+
+
 def in_a_small_file_system(script, folder):
     """Runs a script of the shell where `folder` is a file system of its own, of 3 MB."""
     if sys.platform != "linux" or shutil.which("unshare") is None:

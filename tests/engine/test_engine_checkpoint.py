@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there, and say what is wrong with them."""
 
+import contextlib
 import errno
 import json
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_fits import KilledError
 from torch import nn
 
 from engine import checkpoint
@@ -95,6 +97,50 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     (tmp_path / "step_00000060.tmp").mkdir()
     prune_checkpoints(tmp_path, step=50, keep=2, best_step=20)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000020", "step_00000040", "step_00000050"]
+
+
+def test_pruning_keeps_the_best_of_each_checkpoint_that_a_run_may_continue_from(tmp_path):
+    save(tmp_path, step=10, best_step=10)
+    save(tmp_path, step=20, best_step=10)
+    newest = save(tmp_path, step=30, best_step=30)
+    prune_checkpoints(tmp_path, step=30, keep=2, best_step=30)
+    (newest / "model.safetensors").write_bytes(b"")  # changed on disk: the run continues from 20
+    assert scored_checkpoint(tmp_path).name == "step_00000010"
+
+
+def test_pruning_does_not_stumble_over_a_broken_manifest(tmp_path):
+    (save(tmp_path, step=10) / "manifest.json").write_text("[1, 2]")
+    whole = save(tmp_path, step=20)
+    prune_checkpoints(tmp_path, step=20, keep=2, best_step=None)
+    assert newest_checkpoint(tmp_path)[0] == whole
+
+
+@pytest.mark.parametrize("function", ["rename", "rmtree"])
+@pytest.mark.parametrize("count", range(5))
+def test_a_kill_while_the_only_checkpoint_is_replaced_leaves_one(tmp_path, monkeypatch, function, count):
+    save(tmp_path, step=10)
+    owner, calls = {"rename": checkpoint.os, "rmtree": checkpoint.shutil}[function], []
+    inner = getattr(owner, function)
+
+    def killed(path, *args, **options):
+        if len(calls) == count:
+            if function == "rmtree" and Path(path).exists():  # in the middle of it
+                (Path(path) / "manifest.json").unlink()
+            raise KilledError
+        calls.append(1)
+        inner(path, *args, **options)
+
+    monkeypatch.setattr(owner, function, killed)
+    with contextlib.suppress(KilledError):
+        save(tmp_path, step=10)
+    monkeypatch.undo()
+    found, passed_over = newest_checkpoint(tmp_path)
+    assert found is not None, passed_over
+    assert load_training_state(found)["step"] == 10
+    assert scored_checkpoint(tmp_path) == found
+    save(tmp_path, step=20)
+    prune_checkpoints(tmp_path, step=20, keep=1, best_step=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000020"]
 
 
 def test_pruning_never_takes_a_broken_later_checkpoint_for_the_newest(tmp_path):

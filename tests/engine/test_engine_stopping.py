@@ -2,15 +2,17 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
-from small_fits import assert_same_weights, make_module, rows_of, two_phases
+from small_fits import KilledError, assert_same_weights, make_module, rows_of, two_phases
 
 from engine import stopping
 from engine.checkpoint import newest_checkpoint, read_manifest
 from engine.fit import fit
 from engine.stopping import Agreement, Control, Order, Orders, Signals, control_of, deadlines
+from engine.writer import snapshot
 
 NUM_STEPS = 12
 
@@ -35,7 +37,7 @@ def clock(monkeypatch):
     return clock
 
 
-def make_orders(folder, *, signals=None, save_every_s=0.0, deadlines_s=None, is_main=True):
+def make_orders(folder, *, signals=None, save_every_s=0.0, deadlines_s=None, is_main=True, writing_s=lambda: 0.0):
     control = Control(folder)
     return Orders(
         control,
@@ -44,6 +46,7 @@ def make_orders(folder, *, signals=None, save_every_s=0.0, deadlines_s=None, is_
         is_main=is_main,
         save_every_s=save_every_s,
         deadlines_s=deadlines_s or {},
+        writing_s=writing_s,
     )
 
 
@@ -89,6 +92,24 @@ def test_a_run_that_is_stopped_after_every_step_is_the_same(make_job, make_loade
             break
         num_stops += 1
     assert num_stops == 16  # steps
+    assert_same_weights(module, expected)
+    assert rows_of(job) == rows_of(straight)
+
+
+def test_a_kill_after_the_metrics_of_an_epoch_leaves_them_once(make_job, monkeypatch):
+    expected, straight = make_module(dropout=0.5), make_job("straight")
+    fit(expected, straight)
+    fit(make_module(dropout=0.5), stopping_at(make_job("killed"), [4]))  # all steps of an epoch done, but not its end
+
+    def killed(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.fit.save_state", killed)
+        with pytest.raises(KilledError):
+            fit(make_module(dropout=0.5), make_job("killed"))
+    module, job = make_module(dropout=0.5), make_job("killed")
+    fit(module, job)
     assert_same_weights(module, expected)
     assert rows_of(job) == rows_of(straight)
 
@@ -173,6 +194,15 @@ def test_a_budget_of_minutes_leaves_time_for_what_takes_longest(clock, tmp_path)
     assert orders.reason == "run.max_minutes=10"
 
 
+def test_a_budget_of_minutes_leaves_time_for_a_checkpoint_under_way_and_the_last_one(clock, tmp_path):
+    found = deadlines(started_s=clock.now, max_minutes=10, slurm_end_s=None)
+    orders = make_orders(tmp_path, deadlines_s=found, writing_s=lambda: 100.0)
+    clock.now += 399
+    assert orders.after_step() is Order.GO_ON
+    clock.now += 1
+    assert orders.after_step() is Order.STOP
+
+
 @pytest.mark.parametrize(("left_s", "used_s"), [(3600, 3540), (100, 90)])
 def test_the_end_of_a_slurm_job_is_met_a_minute_early_or_a_tenth(clock, tmp_path, left_s, used_s):
     found = deadlines(started_s=0, max_minutes=None, slurm_end_s=clock.time() + left_s)
@@ -202,6 +232,7 @@ def test_only_the_main_rank_looks_at_files_and_once_a_second(clock, tmp_path):
     [
         (["train.py", "--run.control", "a"], "a"),
         (["train.py", "--nonsense", "--run.control=b"], "b"),
+        (["train.py", "--run.control", "a", "--run.control", "b"], "b"),  # as the parser has it
         (["train.py", "--run.control"], None),
         (["train.py", "--run.out", "c"], None),
     ],
@@ -209,6 +240,24 @@ def test_only_the_main_rank_looks_at_files_and_once_a_second(clock, tmp_path):
 def test_the_control_folder_is_found_on_a_command_line_that_is_wrong(words, folder):
     control = control_of(words)
     assert (None if control is None else str(control._folder)) == folder
+
+
+def test_memory_holds_one_snapshot_at_a_time(make_job, monkeypatch):
+    writing, found = [], []
+
+    def save(*args, **options):
+        writing.append(1)
+        time.sleep(0.05)
+        writing.pop()
+
+    def take(value):
+        found.append(len(writing))
+        return snapshot(value)
+
+    monkeypatch.setattr("engine.resume.save_checkpoint", save)
+    monkeypatch.setattr("engine.resume.snapshot", take)
+    fit(make_module(), make_job(checkpoint_every_steps=1))
+    assert found == [0] * 2 * NUM_STEPS
 
 
 def test_a_full_disk_stops_the_run_and_earlier_checkpoints_stay(make_job, monkeypatch):

@@ -1,10 +1,14 @@
 """Ranks that are lost or hang are named; tests/test_interruptions.py kills and freezes real ones."""
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from programs import ROOT
 
 from engine import watchdog
 from engine.watchdog import Watchdog, is_lost_connection
@@ -104,6 +108,29 @@ def test_waiting_for_a_disk_is_not_hanging(ended):
     wait_until(lambda: ended)
     dog.stop()
     assert ended[0][1].startswith("rank 0 on node0 has not gone on for 0 s, at step 1")
+
+
+def test_a_run_that_was_suspended_is_not_taken_for_hanging():
+    program = (
+        "import time\n"
+        "from engine.watchdog import Watchdog\n"
+        "dog = Watchdog(rank=0, world_size=1)\n"
+        "dog.start(stall_s=4, port=0, hosts=['node0'])\n"
+        "for step in range(5):\n"
+        "    dog.beat('computing', step=step)\n"
+        "    print(step, flush=True)\n"
+        "    end_s = time.process_time() + 1.5\n"
+        "    while time.process_time() < end_s:\n"
+        "        pass\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        while process.stdout.readline() != "3\n":
+            pass
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def test_the_first_step_may_take_longer(ended, monkeypatch):

@@ -1,6 +1,7 @@
 """Writing in the background: snapshots that training no longer changes, errors that are not lost."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -82,4 +83,18 @@ def test_who_waits_for_a_slow_disk_gives_signs(monkeypatch):
     writer.submit(lambda: may_end.wait(10))
     writer.wait()
     assert signs
+    writer.close()
+
+
+def test_the_longest_piece_is_known_while_it_is_written_and_afterwards():
+    writer, may_end = Writer(), threading.Event()
+    assert writer.longest_s == 0
+    writer.submit(lambda: may_end.wait(10))
+    time.sleep(0.2)
+    assert writer.longest_s >= 0.2
+    may_end.set()
+    writer.wait()
+    writer.submit(lambda: None)
+    writer.wait()
+    assert 0.2 <= writer.longest_s < 5
     writer.close()

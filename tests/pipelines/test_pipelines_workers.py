@@ -3,8 +3,10 @@
 import gc
 import multiprocessing
 import os
+import subprocess
 import time
 from collections.abc import Iterator
+from multiprocessing.synchronize import Event
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 from pipelines.execution import Carried
 from pipelines.plan import Fit, Plan, plan_evaluation
-from pipelines.workers import PlanWorkers
+from pipelines.workers import PlanWorkers, _heed_only_the_parent, _signals_held
 
 NUM_PLANS = 6
 OWN_PROCESS = os.getpid()
@@ -134,6 +136,31 @@ def test_processes_stop_at_once_when_their_owner_is_let_go(num_batches: int) -> 
     del workers, running
     assert processes() == before, "they are left to the garbage collector"
     assert time.perf_counter() - start < 5  # torch waits 5 s for a worker that was not told to stop
+
+
+def live_as_a_worker(begun: Event) -> None:
+    _heed_only_the_parent(0)
+    begun.set()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_worker_ends_by_the_sigterm_of_who_started_it_and_no_other(method: str) -> None:
+    context = multiprocessing.get_context(method)
+    begun = context.Event()
+    worker = context.Process(target=live_as_a_worker, args=(begun,), daemon=True)  # type: ignore[attr-defined]
+    with _signals_held():
+        worker.start()
+    try:
+        assert begun.wait(60)
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+        worker.join(0.5)
+        assert worker.is_alive()
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == 0
+    finally:
+        worker.kill()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -53,6 +53,23 @@ def test_the_commands_of_the_page_are_taken_by_script_and_program():
         load_config([*words[place + 1 :], *staged], prog="train.py", description="")
 
 
+def test_a_variable_called_copy_is_not_taken_for_a_data_folder(tmp_path):
+    (tmp_path / "accelerate").write_text('#!/bin/bash\necho "$@"\n')
+    (tmp_path / "accelerate").chmod(0o755)
+    environ = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "SETUP": "env",
+        "VARIABLES": "OMP_NUM_THREADS=1",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": "1",
+        "SLURM_NODEID": "0",
+        "copy": "yes",
+    }
+    words = ["bash", "-c", '. slurm/launch.sh && on_this_node "$@"', "name", "train.py"]
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "launch --machine_rank 0 train.py\n"
+
+
 def test_every_setting_of_launch_is_on_the_page():
     settings = re.findall(r"(\w+)=\$\{\1:-", (ROOT / "slurm" / "launch.sh").read_text())
     assert settings == ["PROGRAM", "SETUP", "RANKS_PER_NODE", "STAGE", "SCRATCH"]
