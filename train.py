@@ -63,7 +63,7 @@ def main() -> None:
             folder.check_continues(config_to_dict(config))
         result = runtime.from_main(lambda: None if config.dry_run else folder.read_result())  # all have looked now
         if result is None:
-            with folder.claim() if runtime.is_main else contextlib.nullcontext():
+            with runtime.naming_lost_ranks(), folder.claim() if runtime.is_main else contextlib.nullcontext():
                 train(config, runtime=runtime, folder=folder, progress=progress)
         else:
             trained_on = folder.read_config()["data"]["root"] or config.data.dataset

@@ -65,6 +65,9 @@ def save_checkpoint(
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         _sync_and_hash(temporary / "manifest.json")
         _sync_folder(temporary)
+        leaving = _set_aside(final)  # left by an earlier start that found it broken, or of this step before validation
+        os.rename(temporary, final)
+        _sync_folder(folder)
     except Exception as error:  # safetensors and torch.save report a full disk as errors of their own
         shutil.rmtree(temporary, ignore_errors=True)
         free_mib = shutil.disk_usage(folder if folder.exists() else folder.parent).free / 2**20
@@ -72,9 +75,6 @@ def save_checkpoint(
             f"could not write checkpoint {final} ({free_mib:.0f} MiB free there): {error}. Earlier checkpoints are "
             "whole: free some space and start the same command again, it continues from the newest."
         ) from error
-    leaving = _set_aside(final)  # left by an earlier start that found it broken, or of the same step before validation
-    os.rename(temporary, final)
-    _sync_folder(folder)
     shutil.rmtree(leaving, ignore_errors=True)
     return final
 

@@ -21,7 +21,6 @@ from engine.schedules import PlateauState
 from engine.state import Hands, Job, Live, TrainState, count_epochs, progress_in_epochs, steps_per_epoch
 from engine.stopping import Agreement, Control, Order, Orders, Signals, deadlines
 from engine.totals import add_to_totals, count_bad, global_totals, mean_names, settle_bad
-from engine.watchdog import LostRankError, is_lost_connection
 from engine.writer import Writer
 from pipelines.batch import Batch, split_batch
 
@@ -56,13 +55,10 @@ def fit(module: nn.Module, job: Job) -> TrainState:
     with Signals().heeded() as signals:
         hands = _build_hands(job, signals)
         try:
-            _train_phases(state, job, hands, saved=saved)
-            hands.writer.wait()
-            runtime.wait_for_all()  # the newest checkpoint is there for all
-        except RuntimeError as error:
-            if runtime.world_size > 1 and is_lost_connection(error):
-                raise LostRankError(runtime.watchdog.explain(error)) from error
-            raise
+            with runtime.naming_lost_ranks():  # while its launcher's SIGTERM does not yet end this process
+                _train_phases(state, job, hands, saved=saved)
+                hands.writer.wait()
+                runtime.wait_for_all()  # the newest checkpoint is there for all
         finally:
             hands.writer.close()
     if state.stopped_by is not None:

@@ -5,6 +5,7 @@ launcher's environment -> launcher_settings, check_launch -> start_runtime -> Ru
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -30,7 +31,7 @@ from configs.load import config_keys
 from configs.nearest import nearest
 from configs.schema import RunConfig
 from engine.stopping import control_of
-from engine.watchdog import LostRankError, Watchdog
+from engine.watchdog import LostRankError, Watchdog, is_lost_connection
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _UNSUPPORTED = {
@@ -40,6 +41,7 @@ _UNSUPPORTED = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
     "ACCELERATE_DYNAMO_BACKEND": "no",
 }
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.ECONNRESET}  # as on NFS
 _PROJECT = "exactvision"  # what trackers file the runs under
 _SECONDS_FOR_RANK_0 = 3.0
 _Value = TypeVar("_Value")
@@ -88,6 +90,20 @@ class Runtime:
         """Starts the watchdog of every rank; `stall_s` as `engine.watchdog.Watchdog.start` has it."""
         port, hosts = self.from_main(lambda: self.watchdog.port), self.gather_objects([platform.node()])
         self.watchdog.start(stall_s=stall_s, port=port, hosts=hosts)
+
+    @contextlib.contextmanager
+    def naming_lost_ranks(self) -> Iterator[None]:
+        """Within, failed communication is told as what it is: another process is gone, and which.
+
+        Raises:
+            LostRankError: One is.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size > 1 and is_lost_connection(error) and not isinstance(error, LostRankError):
+                raise LostRankError(self.watchdog.explain(error)) from error
+            raise
 
     def from_main(self, find: Callable[[], _Value]) -> _Value:
         """What the main process finds, on every rank: on a file system of several machines each might see otherwise."""
@@ -414,7 +430,7 @@ def clear_errors(words: Sequence[str] = ()) -> Iterator[None]:
             _note_failure("the command line is wrong", words)
         raise
     except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, LostRankError) as error:
-        if not isinstance(error, LostRankError):
+        if not _may_pass(error):
             _note_failure(str(error), words)
         if os.environ.get("TRACEBACK"):
             raise
@@ -428,6 +444,15 @@ def clear_errors(words: Sequence[str] = ()) -> Iterator[None]:
         hint = f"({Path(place.filename).name}:{place.lineno}; TRACEBACK=1 shows more)"
         print(f"{speaker}: {error}\n{hint}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether the same command may well go through: a process was lost, or a file system was away for a while."""
+    while error is not None:
+        if isinstance(error, LostRankError) or (isinstance(error, OSError) and error.errno in _PASSING):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _note_failure(text: str, words: Sequence[str]) -> None:

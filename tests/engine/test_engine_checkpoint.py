@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_fits import KilledError
 from torch import nn
 
 from engine import checkpoint
@@ -115,6 +114,10 @@ def test_pruning_does_not_stumble_over_a_broken_manifest(tmp_path):
     assert newest_checkpoint(tmp_path)[0] == whole
 
 
+class Killed(BaseException):
+    """Stands for a kill: nothing is done about it."""
+
+
 @pytest.mark.parametrize("function", ["rename", "rmtree"])
 @pytest.mark.parametrize("count", range(5))
 def test_a_kill_while_the_only_checkpoint_is_replaced_leaves_one(tmp_path, monkeypatch, function, count):
@@ -126,12 +129,12 @@ def test_a_kill_while_the_only_checkpoint_is_replaced_leaves_one(tmp_path, monke
         if len(calls) == count:
             if function == "rmtree" and Path(path).exists():  # in the middle of it
                 (Path(path) / "manifest.json").unlink()
-            raise KilledError
+            raise Killed
         calls.append(1)
         inner(path, *args, **options)
 
     monkeypatch.setattr(owner, function, killed)
-    with contextlib.suppress(KilledError):
+    with contextlib.suppress(Killed):
         save(tmp_path, step=10)
     monkeypatch.undo()
     found, passed_over = newest_checkpoint(tmp_path)
@@ -141,6 +144,20 @@ def test_a_kill_while_the_only_checkpoint_is_replaced_leaves_one(tmp_path, monke
     save(tmp_path, step=20)
     prune_checkpoints(tmp_path, step=20, keep=1, best_step=None)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000020"]
+
+
+def test_a_rename_that_fails_is_told_with_what_to_do(tmp_path, monkeypatch):
+    earlier = save(tmp_path, step=10)
+
+    def fail(path, target):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(checkpoint.os, "rename", fail)
+    with pytest.raises(
+        OSError, match=r"could not write checkpoint .*step_00000020 .*Directory not empty.*same command"
+    ):
+        save(tmp_path, step=20)
+    assert newest_checkpoint(tmp_path) == (earlier, [])
 
 
 def test_pruning_never_takes_a_broken_later_checkpoint_for_the_newest(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from engine.runtime import (
     launcher_settings,
     start_runtime,
 )
+from engine.watchdog import LostRankError
 
 ALONE_UNDER_ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 GOOD_LAUNCHES = {
@@ -150,6 +152,38 @@ def test_freed_memory_is_kept_only_where_glibc_is(monkeypatch):
 def run_with_clear_errors(error):
     with clear_errors():
         raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "is_left"),
+    [
+        (ValueError("batch is 7; use 8."), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), False),
+        (LostRankError("rank 3 on node2 was lost"), False),
+    ],
+)
+def test_a_script_is_left_word_of_errors_that_would_come_again(tmp_path, error, is_left):
+    wrapped = OSError("could not write checkpoint")
+    wrapped.__cause__ = error
+    for number, each in enumerate([error, wrapped]):
+        control = tmp_path / str(number)
+        with pytest.raises(SystemExit), clear_errors(["train.py", "--run.control", str(control)]):
+            raise each
+        assert (control / "failed").exists() == is_left
+
+
+def test_a_lost_connection_names_the_rank_once(runtime, monkeypatch):
+    told = []
+    monkeypatch.setattr(runtime, "world_size", 2)
+    monkeypatch.setattr(runtime.watchdog, "explain", lambda error: told.append(error) or "rank 1 was lost (gloo)")
+    with pytest.raises(LostRankError, match="rank 1 was lost"), runtime.naming_lost_ranks():  # noqa: SIM117
+        with runtime.naming_lost_ranks():
+            raise RuntimeError("gloo: Connection closed by peer")
+    assert len(told) == 1
+    with pytest.raises(RuntimeError, match="shapes") as other, runtime.naming_lost_ranks():
+        raise RuntimeError("shapes differ")
+    assert type(other.value) is RuntimeError
 
 
 def test_an_error_of_the_user_ends_with_its_message_alone(capsys):
