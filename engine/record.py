@@ -252,7 +252,8 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
-        with open(self.path / "metrics.jsonl", "a") as file:
+        path = self.path / "metrics.jsonl"
+        with _telling(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -272,7 +273,8 @@ class RunFolder:
 
     def append_bad_samples(self, rows: list[dict[str, Any]]) -> None:
         """Adds lines to bad_samples.jsonl; each has `after_step`, the optimizer steps done when it was written."""
-        with open(self.path / "bad_samples.jsonl", "a") as file:
+        path = self.path / "bad_samples.jsonl"
+        with _telling(path), open(path, "a") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
     def read_bad_samples(self) -> list[dict[str, Any]]:
@@ -330,13 +332,30 @@ def _parse_names(text: str, *, place: str) -> dict[str, Any]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a run after a kill, finds the old one or the new one, never a part."""
+    """Writes a file so that a reader, or a run after a kill, finds the old one or the new one, never a part.
+
+    Raises:
+        OSError: It cannot be written; the message says where, and what to do.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with _telling(path):
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Within, an error of the system's says which file it was, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"could not write {path} ({error.strerror or error}). Free some space there, or make it writable, and start "
+            "the same command again: it continues from the newest checkpoint."
+        ) from error
 
 
 def describe_environment(extra: dict[str, Any]) -> dict[str, Any]:

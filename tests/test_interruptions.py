@@ -234,27 +234,29 @@ def in_a_small_file_system(script, folder):
 @pytest.mark.parametrize(
     ("harm", "mend", "error"),
     [
-        ("head -c 2500000 /dev/zero > {0}/fill || true", "rm {0}/fill", "could not write checkpoint"),
-        ("mount -o remount,ro {0}", "mount -o remount,rw {0}", "Read-only file system"),
+        ("head -c {1} /dev/zero > {0}/fill", "rm {0}/fill", "could not write checkpoint {0}/run/checkpoints/step_"),
+        ("head -c 9999999 /dev/zero > {0}/fill || true", "rm {0}/fill", "could not write {0}/run/"),
+        ("mount -o remount,ro {0}", "mount -o remount,rw {0}", "the run folder {0}/run cannot be written"),
     ],
-    ids=["full", "read-only"],
+    ids=["nearly full", "full", "read-only"],
 )
 def test_a_disk_that_fails_gives_one_clear_error_and_the_last_checkpoint_stays(
     small_recipe, tmp_path, harm, mend, error
 ):
+    size_of_fill = 3 * 2**20 - 950_000 - 500_000  # 950,000 bytes are a checkpoint
     recipe = small_recipe(
         model={"name": "simple_cnn", "args": {"width": 32, "hidden": 128}}, run={"trackers": []}, train={"epochs": 4}
     )
     folder = tmp_path / "small"
     train = f"{sys.executable} train.py --config {recipe} --run.out {folder}/run"
     stop_early = f"mkdir -p {folder}/run; touch {folder}/run/stop; {train}"
-    script = "\n".join([stop_early, harm.format(folder), f"! {train}", mend.format(folder), "echo MENDED", train])
+    harmed = harm.format(folder, size_of_fill)
+    script = "\n".join([stop_early, harmed, f"! {train}", mend.format(folder), "echo MENDED", train])
     done = in_a_small_file_system(script, folder)
     assert done.returncode == 0, done.stderr
-    assert error in done.stderr
-    assert done.stderr.count("error") == 1, done.stderr
+    assert f"error: {error.format(folder)}" in done.stderr
+    assert done.stderr.count("error: ") - ("head: error" in done.stderr) == 1, done.stderr
     assert "Traceback" not in done.stderr
-    before, after = done.stdout.split("MENDED")
-    assert "continuing from" in before
+    after = done.stdout.split("MENDED")[1]
     assert "step_00000001 (step 1)" in after
     assert "test: top-1" in after
