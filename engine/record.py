@@ -353,8 +353,8 @@ def _telling(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            f"could not write {path} ({error.strerror or error}). Free some space there, or make it writable, and start "
-            "the same command again: it continues from the newest checkpoint."
+            f"could not write {path} ({error.strerror or error}). Free some space there, or make it writable, and "
+            "start the same command again: it continues from the newest checkpoint."
         ) from error
 
 
