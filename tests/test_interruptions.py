@@ -39,8 +39,9 @@ def started(command, *, is_launcher):
         try:
             yield process
         finally:
+            for pid in ranks_of(process) if is_launcher and process.poll() is None else []:  # in sessions of their own
+                os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGCONT)
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
