@@ -107,15 +107,14 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     if config.dry_run:
         progress.say(f"dry run: nothing was trained; schedule and first images: {draw_run(folder, progress.say)}")
         return
-    num_classes = len(class_names)
 
     def score(module: nn.Module, split: str, step: int) -> Evaluation:
         loader = loaders.evaluation[split]
-        return evaluate(module, loader, num_classes=num_classes, runtime=runtime, bad_log=job.bad_log, step=step)
+        return evaluate(module, loader, num_classes=len(class_names), runtime=runtime, bad_log=job.bad_log, step=step)
 
     job = Job(
         phases=phases,
-        loss_fn=build_loss(config, num_classes=num_classes),
+        loss_fn=build_loss(config, num_classes=len(class_names)),
         validate=(lambda module, step: score(module, "val", step)) if "val" in loaders.evaluation else None,
         card=card,
         config=config_to_dict(config),
