@@ -44,6 +44,8 @@ def started(command, *, is_launcher):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            for stream in (process.stdout, process.stderr):
+                stream.close()
 
 
 def wait_for_rows(folder, count, *, timeout_s=120.0):
@@ -107,7 +109,8 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(long_recipe, s
         options += ["--loader.backend", "reference", "--loader.num_workers", "2"]
     minutes = ["--run.max_minutes", "0.02"] if how == "minutes" else []
     with started([*ONE, *options, "--run.out", str(folder), *minutes], is_launcher=False) as process:
-        wait_for_rows(folder, 3)
+        if how != "minutes":  # those may be over with the first step
+            wait_for_rows(folder, 3)
         match how:
             case "SIGTERM":
                 process.terminate()
