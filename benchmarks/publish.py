@@ -298,7 +298,8 @@ def checkpoint_block(rows: _Rows) -> str:
         lines.append(
             f"| {row['model']} | {names[row['contender']]} | {float(row['mib']):,.0f} | {' | '.join(figures)} |"
         )
-    about = f"Medians of {rows[0]['repeats']} or more checkpoints, {rows[0]['cpu']}, {rows[0]['date']}"
+    least = min(int(row["repeats"]) for row in rows)
+    about = f"Medians of {least} or more checkpoints, {rows[0]['cpu']}, {rows[0]['date']}"
     return "\n".join([*lines, "", f"{about} (`python -m benchmarks.checkpoint`)."]) + "\n"
 
 

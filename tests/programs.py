@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors.torch import load_file
+from torch import Tensor
+
+from engine.checkpoint import newest_checkpoint
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -61,3 +65,10 @@ def epoch_rows(folder: Path) -> list[dict[str, Any]]:
     timed = ("train/images_per_s", "train/data_wait_frac", "train/epoch_s")
     rows = [row for row in read_rows(folder) if "train/epoch_loss" in row]
     return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+
+
+def final_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of the newest checkpoint of a run."""
+    newest, passed_over = newest_checkpoint(folder / "checkpoints")
+    assert newest is not None, passed_over
+    return load_file(newest / "model.safetensors")

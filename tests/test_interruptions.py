@@ -13,10 +13,7 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
-from programs import BIN, PORT_LOCK, ROOT, clean_environ, epoch_rows, read_rows, succeed
-from safetensors.torch import load_file
-
-from engine.checkpoint import newest_checkpoint
+from programs import BIN, PORT_LOCK, ROOT, clean_environ, epoch_rows, final_weights, read_rows, succeed
 
 pytestmark = pytest.mark.slow
 TWO = [str(BIN / "torchrun"), "--nproc-per-node", "2", "train.py"]
@@ -66,10 +63,6 @@ def ranks_of(process):
 def rank_of(pid):
     words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return next(int(word[5:]) for word in words if word.startswith(b"RANK="))
-
-
-def final_weights(folder):
-    return load_file(newest_checkpoint(folder / "checkpoints")[0] / "model.safetensors")
 
 
 def assert_same_end(folder, expected):

@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 import torch
-from programs import epoch_rows, read_rows, run_program, succeed
-from safetensors.torch import load_file
+from programs import epoch_rows, final_weights, read_rows, run_program, succeed
 
 from configs.load import load_config
 from engine.record import RunFolder
@@ -33,10 +32,6 @@ def train_on(tmp_path):
         return out
 
     return train
-
-
-def final_weights(folder):
-    return load_file(max((folder / "checkpoints").iterdir()) / "model.safetensors")
 
 
 def test_two_and_three_processes_train_the_weights_of_one(small_recipe, train_on):

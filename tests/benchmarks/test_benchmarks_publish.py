@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import publish, recipes
-from benchmarks.publish import COMPARISONS, Comparison, Group, course_block, length_block, with_figure
+from benchmarks.publish import COMPARISONS, Comparison, Group, checkpoint_block, course_block, length_block, with_figure
 
 PLAIN, BN = "configs/cifar10/simple_cnn.yaml", "configs/cifar10/simple_cnn_bn.yaml"
 DROPOUT = "configs/cifar10/simple_cnn_bn_dropout.yaml"
@@ -210,3 +210,16 @@ def test_the_block_of_the_loader_study_is_what_the_screen_showed_without_the_nam
     monkeypatch.setattr(publish, "RESULTS", tmp_path)
     (tmp_path / "loader_study.txt").write_text("9 images\nsetting  images/s\nuse --x\nchart: a.png\n")
     assert publish.study_block() == "\n    9 images\n    setting  images/s\n    use --x\n\n"
+
+
+def test_the_table_of_checkpoints_says_the_least_number_of_repeats() -> None:
+    about = {"cpu": "2 cores of X", "date": "2026-11-30", "stall_s": "0.1", "written_s": "1.25", "resume_s": "2"}
+    rows = [
+        {"model": "net", "contender": contender, "mib": "1234.5", "repeats": repeats, **about}
+        for contender, repeats in (("ours", "6"), ("accelerate", "5"))
+    ]
+    lines = checkpoint_block(rows).splitlines()
+    assert lines[2] == "| net | **train.py** | 1,234 | 0.10 | 1.25 | 2.00 |"
+    assert lines[3].startswith("| net | `accelerator.save_state` |")
+    assert lines[-1].startswith("Medians of 5 or more checkpoints, 2 cores of X, 2026-11-30")
+    assert checkpoint_block([]) == "Not measured yet.\n"

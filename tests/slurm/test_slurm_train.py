@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from cluster import Cluster, wait_for
-from programs import epoch_rows, succeed
-from safetensors.torch import load_file
+from programs import epoch_rows, final_weights, succeed
 
 from engine.checkpoint import newest_checkpoint
 
@@ -120,10 +119,6 @@ def assert_same_end(folder, straight):
     for row, expected_row in zip(rows, expected_rows, strict=True):  # sums over the ranks, added up in another order
         assert row == pytest.approx(expected_row, rel=1e-12)
     assert (folder / "result.json").read_text() == (straight / "result.json").read_text()
-
-
-def final_weights(folder):
-    return load_file(newest_checkpoint(folder / "checkpoints")[0] / "model.safetensors")
 
 
 def preempt(cluster, key):

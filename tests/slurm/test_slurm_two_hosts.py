@@ -7,10 +7,7 @@ import subprocess
 import pytest
 import torch
 from cluster import Host
-from programs import BIN, ROOT, clean_environ, epoch_rows, succeed
-from safetensors.torch import load_file
-
-from engine.checkpoint import newest_checkpoint
+from programs import BIN, ROOT, clean_environ, epoch_rows, final_weights, succeed
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dist, pytest.mark.slow]
 
@@ -32,10 +29,6 @@ def hosts(can_make_hosts, tmp_path):
     finally:
         second.kill()
         first.kill()
-
-
-def final_weights(folder):
-    return load_file(newest_checkpoint(folder / "checkpoints")[0] / "model.safetensors")
 
 
 def test_the_readmes_commands_train_on_two_hosts_what_one_process_trains(hosts, small_recipe, tmp_path):
