@@ -113,6 +113,7 @@ class AugmentConfig:
         cutmix_alpha: CutMix of pairs, likewise; with both, mix_switch_prob decides.
         mix_prob: Part of the pairs that are mixed.
         mix_switch_prob: Part of the mixed pairs that take CutMix, where mixup is on too.
+        mix_until_epoch: From this epoch on no pair is mixed; fractions allowed. Default: mixed to the end.
         erase_prob: Probability that a box is erased (set to the mean), its place, area and shape drawn at random.
         erase_scale: Smallest and largest part of the area that the box takes.
         erase_ratio: Smallest and largest height / width of the box.
@@ -141,6 +142,7 @@ class AugmentConfig:
     cutmix_alpha: float = 0.0
     mix_prob: float = 1.0
     mix_switch_prob: float = 0.5
+    mix_until_epoch: float | None = None
     erase_prob: float = 0.0
     erase_scale: tuple[float, float] = (0.02, 0.33)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
@@ -199,30 +201,85 @@ class ModelConfig:
     stem: Literal["default", "small"] = "default"
 
 
+OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw", "lamb", "lars", "muon"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """Parameters that are trained differently. What is left out is as in `optim`.
+
+    Attributes:
+        match: Names of parameters, with * and ? as in file names; one that fits is enough.
+        only: vectors = of these, those of one dimension (biases, norms) alone; matrices = those of two and more alone.
+        name: Their optimizer.
+        lr: Their peak learning rate.
+        weight_decay: Their weight decay.
+        momentum: Their momentum.
+        nesterov: Their Nesterov momentum.
+        betas: Their decay rates.
+        until_epoch: The schedule, squeezed into so many epochs; then they are no longer trained. Fractions allowed.
+    """
+
+    match: tuple[str, ...] = ("*",)
+    only: Literal["all", "vectors", "matrices"] = "all"
+    name: OptimizerName | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    betas: tuple[float, float] | None = None
+    until_epoch: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """The optimizer.
 
     Attributes:
-        name: As in torch.optim.
+        name: sgd, rmsprop, adam, adamw and muon are torch's, lamb and lars timm's. muon (Jordan 2024) takes
+            convolutions as matrices; what has one dimension needs a group with another optimizer.
         lr: Peak learning rate, for the global batch; never scaled behind your back.
-        weight_decay: Weight decay, of every parameter: added to the gradient (L2) by sgd, rmsprop and adam, decoupled
-            from it by adamw.
-        momentum: Momentum of sgd and rmsprop.
-        nesterov: Nesterov momentum of sgd.
+        weight_decay: Weight decay: added to the gradient (L2) by sgd, rmsprop, adam, lamb and lars, decoupled from
+            it by adamw and muon.
+        no_decay: What has no weight decay: none = all has; norms = the parameters of normalisation layers;
+            norms_and_biases = all parameters of one dimension, too.
+        momentum: Momentum of sgd, rmsprop, lars and muon.
+        nesterov: Nesterov momentum of sgd, lars and muon.
         alpha: Decay rate of rmsprop's mean of squared gradients.
-        betas: Decay rates of adam's and adamw's two moments.
-        eps: Term in the denominator of rmsprop, adam and adamw.
+        betas: Decay rates of the two moments of adam, adamw and lamb.
+        eps: Term in the denominator of rmsprop, adam, adamw and lamb.
+        trust_coefficient: Of lars, the eta of You et al. (2017).
+        ns_steps: Newton-Schulz steps of muon.
+        ns_coefficients: Their three coefficients.
+        muon_scale: original = muon's lr times the root of rows / columns, where there are more rows; match_adamw =
+            times 0.2 and the root of the larger of them, so that an adamw's lr and weight decay will do.
+        fix_filter_norm: muon sets the norm of each weight to the root of its number of filters before each step
+            (airbench).
+        layer_decay: Factor on the learning rate of each layer below the last, the last but one having it once.
+        clip_norm: Gradients longer than this, over all parameters together, are shortened to it. Default: never.
+        clip_value: Each gradient is clamped to within this of 0. Default: never.
+        groups: Parameters that are trained differently, each as {match: [PATTERN], lr: ...}; the first that matches
+            counts.
     """
 
-    name: Literal["sgd", "rmsprop", "adam", "adamw"]
+    name: OptimizerName
     lr: float
     weight_decay: float = 0.0
+    no_decay: Literal["none", "norms", "norms_and_biases"] = "none"
     momentum: float = 0.0
     nesterov: bool = False
     alpha: float = 0.99
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    trust_coefficient: float = 0.001
+    ns_steps: int = 5
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
+    muon_scale: Literal["original", "match_adamw"] = "original"
+    fix_filter_norm: bool = False
+    layer_decay: float = 1.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    groups: tuple[GroupConfig, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,29 +288,54 @@ class ScheduleConfig:
 
     Attributes:
         name: constant; step = times gamma every step_epochs; multi_step = times gamma at each of milestones_epochs;
-            exponential = times gamma every epoch; cosine = half a cosine from lr to final_lr_frac * lr; one_cycle = up
-            to lr and down to final_lr_frac * lr, both by half a cosine; plateau = times gamma when the loss on val has
-            not fallen for patience_epochs.
-        warmup_epochs: Linear warm-up from lr / warm-up steps, in epochs; fractions allowed. Not with one_cycle.
+            exponential = times gamma every epoch; linear = straight from lr to final_lr_frac * lr; polynomial = the
+            same by (1 - progress) ** power; cosine = half a cosine from lr to final_lr_frac * lr; cosine_restarts =
+            such half cosines, one after another; one_cycle = up to lr and down to final_lr_frac * lr, both by half a
+            cosine; plateau = times gamma when the loss on val has not fallen for patience_epochs.
+        warmup_epochs: Linear warm-up, in epochs; fractions allowed. Not with one_cycle.
+        warmup_start_lr_frac: Where the warm-up begins, as a fraction of lr. Default: 1 / steps of the warm-up.
+        cooldown_epochs: The last epochs, at the learning rate that the schedule ends with; fractions allowed. Of
+            linear, polynomial, cosine and cosine_restarts.
         step_epochs: Epochs between the steps of schedule step.
         milestones_epochs: When multi_step steps down, in epochs; fractions allowed.
         gamma: Factor of each step down.
-        final_lr_frac: Where cosine and one_cycle end, as a fraction of lr.
+        final_lr_frac: Where linear, polynomial, cosine, cosine_restarts and one_cycle end, as a fraction of lr.
+        power: Of polynomial.
+        cycle_epochs: Epochs of the first cosine of cosine_restarts; fractions allowed.
+        cycle_mult: How much longer each cosine is than the one before.
+        cycle_decay: How much lower each cosine starts than the one before, as a factor.
         start_lr_frac: Where one_cycle begins, as a fraction of lr.
         rise_frac: Part of the steps in which one_cycle rises.
-        momentum_range: Highest and lowest momentum (sgd, rmsprop) or first beta (adam, adamw) of one_cycle, which moves
-            against the learning rate, for example (0.95, 0.85). Default: it stays as it is.
+        momentum_range: Highest and lowest momentum (sgd, rmsprop, lars, muon) or first beta (adam, adamw, lamb) of
+            one_cycle, which moves against the learning rate, for example (0.95, 0.85). Default: it stays as it is.
         patience_epochs: Epochs without a lower loss on val that plateau waits for.
         threshold_frac: How much lower, as a fraction, a loss must be for plateau to count.
         min_lr_frac: Plateau goes no lower than this fraction of lr.
     """
 
-    name: Literal["constant", "step", "multi_step", "exponential", "cosine", "one_cycle", "plateau"] = "constant"
+    name: Literal[
+        "constant",
+        "step",
+        "multi_step",
+        "exponential",
+        "linear",
+        "polynomial",
+        "cosine",
+        "cosine_restarts",
+        "one_cycle",
+        "plateau",
+    ] = "constant"
     warmup_epochs: float = 0.0
+    warmup_start_lr_frac: float | None = None
+    cooldown_epochs: float = 0.0
     step_epochs: int = 30
     milestones_epochs: tuple[float, ...] = ()
     gamma: float = 0.1
     final_lr_frac: float = 0.0
+    power: float = 2.0
+    cycle_epochs: float = 10.0
+    cycle_mult: float = 1.0
+    cycle_decay: float = 1.0
     start_lr_frac: float = 0.04
     rise_frac: float = 0.3
     momentum_range: tuple[float, float] | None = None
@@ -263,23 +345,134 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What is minimised.
+
+    Attributes:
+        name: cross_entropy; bce = binary cross entropy of each class against all others (Wightman et al. 2021), mean
+            over images and classes; focal = cross entropy in which images that are already right count less.
+        label_smoothing: Part (0 to below 1) of each label that is shared among all classes.
+        target_threshold: bce takes labels above it as 1, others as 0, after smoothing and mixing. Default: as they are.
+        focal_gamma: How much less: the exponent of focal (Lin et al. 2017).
+        balance: For classes of different size: none; inverse = each counts by the inverse of its number of images;
+            effective = by the inverse of its effective number (Cui et al. 2019); logit_adjustment = logits are shifted
+            by the classes' log frequency in training alone (Menon et al. 2021).
+        effective_beta: Of balance effective.
+        adjustment_tau: Of balance logit_adjustment, a factor on the shift.
+        class_weights: Factors by class name on what their images count, for example --loss.class_weights.cat 2.
+    """
+
+    name: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
+    label_smoothing: float = 0.0
+    target_threshold: float | None = None
+    focal_gamma: float = 2.0
+    balance: Literal["none", "inverse", "effective", "logit_adjustment"] = "none"
+    effective_beta: float = 0.999
+    adjustment_tau: float = 1.0
+    class_weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Learning from other networks, too (Hinton et al. 2015).
+
+    Attributes:
+        teachers: Run folders of train.py, or networks with pretrained weights, as torchvision/NAME or timm/NAME. Of
+            several, the probabilities are averaged.
+        temperature: What logits of both are divided by before they are compared.
+        weight: Part (0 to 1) of the loss that the teachers have; the labels have the rest.
+        features: Layers whose attention maps are to match, as student's layer: teacher's layer, by the names of modules
+            (Zagoruyko and Komodakis 2017).
+        features_weight: Factor on that part of the loss.
+    """
+
+    teachers: tuple[str, ...] = ()
+    temperature: float = 4.0
+    weight: float = 0.9
+    features: dict[str, str] = field(default_factory=dict)
+    features_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageConfig:
+    """Averages of the weights over time, scored beside the weights themselves; a run with one is judged by it.
+
+    Attributes:
+        ema_decay: Exponential moving average: part (0 to below 1) that it keeps at each step, such as 0.999; 0 = none.
+        ema_warmup: Whether it keeps less in the first steps: at most (1 + step) / (10 + step).
+        ema_every_steps: Optimizer steps between its updates.
+        swa_start_epoch: Stochastic weight averaging (Izmailov et al. 2018): from this epoch on, the mean of the weights
+            at the end of each epoch. Default: none.
+        swa_lr_frac: Learning rate from there on, as a fraction of lr. Default: the schedule goes on.
+        bn_images: Training images by which BatchNorm's statistics of the SWA are measured.
+    """
+
+    ema_decay: float = 0.0
+    ema_warmup: bool = True
+    ema_every_steps: int = 1
+    swa_start_epoch: int | None = None
+    swa_lr_frac: float | None = None
+    bn_images: int = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """What makes training faster or smaller, and does not change what is computed but for rounding.
+
+    Attributes:
+        compile: torch.compile of the network, by its mode; none = not at all.
+        fused: Whether the optimizer updates all parameters in one kernel; auto = on a GPU, where torch has one.
+        gradient_checkpointing: Whether activations within layers are computed again in the backward pass, not kept.
+        shard: Whether parameters, gradients and optimizer state are shared out among the processes (FSDP2), for
+            networks that do not fit.
+    """
+
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = _may_change("none")
+    fused: Literal["auto", "on", "off"] = _may_change("auto")
+    gradient_checkpointing: bool = _may_change(False)
+    shard: bool = _may_change(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a finished run is scored.
+
+    Attributes:
+        tta: Test-time augmentation, at the end alone; the logits of the views are averaged: none; flip = each image and
+            its mirror image; flip_shift = and both shifted by a pixel, to the upper left and the lower right, which
+            together count as much as the first two (airbench).
+    """
+
+    tta: Literal["none", "flip", "flip_shift"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long and in what steps to train.
 
     Attributes:
         epochs: Passes over train.
         global_batch_size: Images per optimizer step, over all processes and accumulated micro-batches together.
+        batch_sizes: Global batch size over time, pairs of (first epoch, images), for example [[0, 256], [20, 512]].
+            Default: global_batch_size throughout.
+        batch_lr: How the learning rate follows batch_sizes: none; linear = in proportion to global_batch_size; sqrt =
+            to its root.
         accumulation: Micro-batches per optimizer step. Default: what the launcher was told, else 1.
         precision: fp32, bf16 or fp16 (mixed), fp64 (everything). Default: what the launcher was told, else fp32.
-        label_smoothing: Label smoothing of the cross entropy, 0 to below 1.
+        sync_bn: Whether BatchNorm takes its statistics over the processes' batches together; on GPUs alone.
+        bn_images: Training images by which BatchNorm's statistics are measured anew when training ends, as evaluation
+            sees them; 0 = they stay. For augment.sizes_px.
         early_stop_epochs: Stop when top-1 on val (ties: the loss) has not improved for so many epochs. Default: never.
     """
 
     epochs: int
     global_batch_size: int
+    batch_sizes: tuple[tuple[int, int], ...] = ()
+    batch_lr: Literal["none", "linear", "sqrt"] = "none"
     accumulation: int | None = None
     precision: Literal["fp32", "bf16", "fp16", "fp64"] | None = None
-    label_smoothing: float = 0.0
+    sync_bn: bool = False
+    bn_images: int = 0
     early_stop_epochs: int | None = None
 
 
@@ -302,6 +495,7 @@ class RunConfig:
             0 = never.
         control: Folder in which a file called stop makes the run save and end, and where it leaves the files stopped,
             saved and failed for the script that started it. Default: the run folder, without saved and failed.
+        profile: Whether a few steps are traced, into profile/ of the run folder, with a page that says where time goes.
         world_size: Number of processes you mean to start; the run stops if it finds another number.
         num_threads: CPU threads per process. Default: CPU cores / processes on this machine.
         trackers: Where metrics go beside metrics.jsonl, by Accelerate's names: tensorboard, wandb, mlflow, comet_ml,
@@ -318,6 +512,7 @@ class RunConfig:
     max_minutes: float | None = _may_change(None)
     stall_minutes: float = _may_change(10.0)
     control: str | None = _may_change(None)
+    profile: bool = _may_change(False)
     world_size: int | None = _may_change(None)
     num_threads: int | None = _may_change(None)
     trackers: tuple[str, ...] = _may_change(("tensorboard",))
@@ -335,7 +530,12 @@ class Config:
         model: Model, the network.
         optim: Optimizer.
         schedule: Schedule of the learning rate.
+        loss: Loss, what is minimised.
+        distill: Distillation, learning from other networks, too.
         train: Training, how long and in what steps.
+        average: Averages of the weights over time.
+        evaluation: Evaluation of the finished run.
+        speed: Speed and memory.
         run: Run folder and behaviour.
         resume: auto = continue the run in run.out, or start it; never = stop if run.out already holds a run.
         dry_run: Build everything, draw the schedule and the first training batches into the run folder, and train
@@ -349,7 +549,12 @@ class Config:
     model: ModelConfig
     optim: OptimConfig
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     train: TrainConfig
+    average: AverageConfig = field(default_factory=AverageConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: RunConfig = field(default_factory=RunConfig)
     resume: Literal["auto", "never"] = _may_change("auto")
     dry_run: bool = _may_change(False)

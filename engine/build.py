@@ -87,7 +87,7 @@ def build_phases(config: Config, loader: Loader) -> list[Phase]:
 
 def build_loss(config: Config, *, num_classes: int) -> LossFn:
     """The loss function of plain training."""
-    return supervised(num_classes=num_classes, label_smoothing=config.train.label_smoothing)
+    return supervised(num_classes=num_classes, label_smoothing=config.loss.label_smoothing)
 
 
 def build_optimizer(optim: OptimConfig, module: nn.Module) -> Optimizer:

@@ -36,7 +36,8 @@ def train_on(tmp_path):
 
 def test_two_and_three_processes_train_the_weights_of_one(small_recipe, train_on):
     recipe = small_recipe(
-        train={"epochs": 3, "global_batch_size": 60, "precision": "fp64", "accumulation": 2, "label_smoothing": 0.1},
+        train={"epochs": 3, "global_batch_size": 60, "precision": "fp64", "accumulation": 2},
+        loss={"label_smoothing": 0.1},
         run={"checkpoint_every_steps": 10},
     )
     folders = {count: train_on(recipe, count) for count in LAUNCHERS}

@@ -488,7 +488,8 @@ def everything_changed(config: Config) -> Config:
     config = replace_section(config, "augment", erase_prob=0.25, erase_scale=(0.1, 0.2), noise_std=0.02)
     config = replace_section(config, "model", args={"norm": "layer", "dropout": 0.5, "width": 64})
     config = replace_section(config, "optim", betas=(0.8, 0.95), eps=1e-6, weight_decay=5e-4)
-    config = replace_section(config, "train", accumulation=2, precision="bf16", label_smoothing=0.1)
+    config = replace_section(config, "train", accumulation=2, precision="bf16")
+    config = replace_section(config, "loss", label_smoothing=0.1)
     config = replace_section(config, "data", sampling="balanced", class_weights={"cat": 2.0, "guinea pig": 0.5})
     return dataclasses.replace(
         config,
@@ -675,11 +676,11 @@ def plain_value_at(plain: Any, key: str) -> Any:
 
 def test_a_key_that_an_older_run_did_not_have_had_its_default(config: Config) -> None:
     plain = config_to_dict(config)
-    old = {**plain, "train": {**plain["train"]}, "input": {**plain["input"]}}
-    del old["train"]["label_smoothing"], old["input"]["mean"]
+    old = {**plain, "loss": {**plain["loss"]}, "input": {**plain["input"]}}
+    del old["loss"]["label_smoothing"], old["input"]["mean"]
     assert differing_keys(plain, old) == []
-    smoothed = config_to_dict(replace_section(config, "train", label_smoothing=0.1))
-    assert differing_keys(smoothed, old) == ["train.label_smoothing: 0.0 -> 0.1"]
+    smoothed = config_to_dict(replace_section(config, "loss", label_smoothing=0.1))
+    assert differing_keys(smoothed, old) == ["loss.label_smoothing: 0.0 -> 0.1"]
 
 
 @pytest.mark.parametrize("key", [key for key in config_keys(may_change=False) if key in config_defaults()])
