@@ -14,6 +14,7 @@ from configs.load import replace_section
 from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
 from pipelines import build_data as build_data_module
 from pipelines import build_executor
+from pipelines.batch import Batch
 from pipelines.build import (
     Data,
     Loaders,
@@ -28,7 +29,6 @@ from pipelines.build import (
     size_at,
     split_of,
 )
-from pipelines.batch import Batch
 from pipelines.build_augment import build_effect_settings
 from pipelines.build_loader import mixes_at
 from pipelines.source import ArraySource
