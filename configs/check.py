@@ -169,7 +169,7 @@ _AT_MOST: dict[str, float] = {
     "augment.mix_switch_prob": 1,
     "augment.erase_prob": 1,
     "augment.noise_std": 1,
-    "optim.ns_steps": 100,
+    "optim.ns_steps": 99,
     "optim.layer_decay": 1,
     "loss.target_threshold": 1,
     "distill.weight": 1,
