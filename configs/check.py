@@ -74,6 +74,7 @@ _READ_ABOVE_ZERO: dict[str, tuple[str, ...]] = {
     "schedule.warmup_start_lr_frac": ("schedule.warmup_epochs",),
     "augment.erase_scale": ("augment.erase_prob",),
     "augment.erase_ratio": ("augment.erase_prob",),
+    "augment.mix_until_epoch": ("augment.mixup_alpha", "augment.cutmix_alpha"),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -93,7 +94,6 @@ _AT_LEAST: dict[str, float] = {
     "augment.cutmix_alpha": 0,
     "augment.mix_prob": 0,
     "augment.mix_switch_prob": 0,
-    "augment.mix_until_epoch": 0,
     "augment.erase_prob": 0,
     "augment.noise_std": 0,
     "augment.cutout_px": 0,
@@ -144,6 +144,7 @@ _ABOVE_ZERO = (
     "schedule.cycle_epochs",
     "distill.temperature",
     "average.swa_lr_frac",
+    "augment.mix_until_epoch",
     "run.max_minutes",
 )
 _FRACTIONS_BELOW_ONE = (
@@ -216,6 +217,7 @@ def check_config(config: Config) -> None:
     check_input(config.input)
     _check_schedule(config.schedule, epochs=config.train.epochs)
     _check_sizes(config.augment, epochs=config.train.epochs)
+    _check_mix_until(config.augment.mix_until_epoch, epochs=config.train.epochs)
     if read_operations(config.augment.operations) and config.augment.albumentations is not None:
         raise ValueError(
             "augment.operations and augment.albumentations are both set, and all that is done to pixels has one place; "
@@ -457,6 +459,14 @@ def _check_sizes(augment: AugmentConfig, *, epochs: int) -> None:
             raise ValueError(f"augment.sizes_px has a size of {size_px} pixels; use 1 to {_AT_MOST['input.size_px']}.")
         if augment.crop == "pad":
             check_pad(augment.pad_px, size_px=size_px)
+
+
+def _check_mix_until(until_epoch: float | None, *, epochs: int) -> None:
+    if until_epoch is not None and until_epoch >= epochs:
+        raise ValueError(
+            f"augment.mix_until_epoch={until_epoch:g} is not before the end, train.epochs={epochs}; drop it to mix to "
+            f"the end, or use {epochs * 0.9:g}."
+        )
 
 
 def _check_own_pipeline(path: str | None) -> None:
