@@ -3,12 +3,12 @@
     git clone https://github.com/KellerJordan/cifar10-airbench
     python -m benchmarks.speedrun 94 --data DIR --airbench cifar10-airbench --runs 10
 
-Both train on the same images: DIR's, which the script gets in the file that it would otherwise download. The script is
-run as it is but for its number of runs; it runs them in one process, after a warm-up that it does not count and in which
-it compiles. Ours is train.py once per run. Seconds of both are those of training and of the last scoring of test, without
-the scorings before: of ours the sum of `train/epoch_s` and `test/score_s`, once as it is, with compilation, and once with
-the first epoch taken as the median of the others, without. A row per run goes into benchmarks/results/speedrun.csv,
-which says on what it ran; the last lines are mean, spread, and the ratio of medians.
+Both train on the same images: DIR's, which the script gets in the file that it would otherwise download. The script
+is run as it is but for its number of runs; it runs them in one process, after a warm-up that it does not count and in
+which it compiles. Ours is train.py once per run. Seconds of both are those of training and of the last scoring of
+test, without the scorings before: of ours the sum of `train/epoch_s` and `test/score_s`, once as it is, with
+compilation, and once with the first epoch taken as the median of the others, without. A row per run goes into
+benchmarks/results/speedrun.csv, which says on what it ran; the last lines are mean, spread, and the ratio of medians.
 """
 
 import argparse
