@@ -1,4 +1,6 @@
-"""Loss functions of the form `loss_fn(module, batch) -> StepOutput`; what is learned is decided here and in distillation.
+"""Loss functions of the form `loss_fn(module, batch) -> StepOutput`; what is learned is decided here alone.
+
+`engine.distillation` makes others, for learning from other networks, too.
 
 Legend of shape letters: N samples of a micro-batch, K classes.
 
@@ -195,7 +197,7 @@ def weigh_classes(
 
 
 def shift_logits(counts_K: Sequence[int], *, tau: float) -> Tensor:
-    """tau times the log of each class's part of the training images: float64 (K,). None of the counts may be 0.
+    """The log of each class's part of the training images, times `tau`: float64 (K,). No count may be 0.
 
     Source:
         Menon et al., "Long-tail Learning via Logit Adjustment", 2021: added to the logits in training alone.
@@ -220,9 +222,7 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
-def _mean_by_labels(
-    losses_of: _RowLoss, logits_NK: Tensor, batch: Batch, *, class_weights_K: Tensor | None
-) -> Tensor:
+def _mean_by_labels(losses_of: _RowLoss, logits_NK: Tensor, batch: Batch, *, class_weights_K: Tensor | None) -> Tensor:
     """The mean over images of a loss that is linear in the target: by each label, weighted by its class."""
     losses = []
     for labels_N in _labels_of(batch):
