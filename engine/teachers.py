@@ -104,17 +104,18 @@ def check_teachers(
             gives none.
     """
     image = torch.zeros(1, *image_CHW, device=runtime.device, dtype=runtime.dtype)
+    for teacher in teachers:
+        with _naming(teacher.name), runtime.autocast():
+            _check_output(teacher, image, num_classes=num_classes)
+    if attention is None:
+        return
     modes = {one: one.training for one in student.modules()}
-    with contextlib.nullcontext() if attention is None else attention.listening(), runtime.autocast():
-        for teacher in teachers:
-            with _naming(teacher.name):
-                _check_output(teacher, image, num_classes=num_classes)
-        if attention is not None:
-            with torch.no_grad():
-                student.eval()(image)
-            attention.check()
-    for one, was_training in modes.items():
-        one.training = was_training
+    with attention.listening(), torch.no_grad(), runtime.autocast():
+        student.eval()(image)
+        teachers[0].logits([image])
+        for one, was_training in modes.items():
+            one.training = was_training
+        attention.check()
 
 
 def hash_weights(module: nn.Module) -> str:

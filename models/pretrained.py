@@ -31,16 +31,11 @@ class Pretrained(NamedTuple):
     crop_frac: float
 
 
-def is_pretrained(name: str) -> bool:
-    """Whether a name is one of torchvision's or timm's, and no path."""
-    return name.startswith((TORCHVISION, TIMM))
-
-
 def load_pretrained(name: str, *, num_classes: int) -> Pretrained:
     """The network with its published weights; of torchvision's those that it calls DEFAULT.
 
     Args:
-        name: One for which `is_pretrained`.
+        name: torchvision/NAME or timm/NAME.
         num_classes: Classes of the data, which must be as many as the network tells apart.
 
     Raises:
