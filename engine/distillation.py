@@ -191,10 +191,19 @@ class AttentionTransfer:
         """Checks the outputs of the last forward passes.
 
         Raises:
-            ValueError: A layer gave nothing, or no maps.
+            ValueError: A layer gave nothing, or no maps, or maps of a single place, which are all alike.
         """
         self._student.check()
         self._teacher.check()
+        for name, other in self._pairs:
+            shapes = [
+                tuple(taps.outputs[one].shape[2:]) for taps, one in ((self._student, name), (self._teacher, other))
+            ]
+            if min(height for height, _ in shapes) * min(width for _, width in shapes) == 1:
+                raise ValueError(
+                    f"distill.features: the maps of {name!r} and {other!r} have {shapes[0]} and {shapes[1]} places; of "
+                    "one place all maps are alike, so nothing would be learned from them. Take earlier layers."
+                )
 
 
 class _Taps:

@@ -262,6 +262,17 @@ def test_a_layer_without_feature_maps_is_refused(batch, layer, why):
             attention.check()
 
 
+def test_maps_of_one_place_are_refused(batch):
+    student, module = network(0), network(1)
+    attention = AttentionTransfer(student, module, layers={"0": "4"})
+    with attention.listening():
+        student(*batch.inputs), module(*batch.inputs)
+        with pytest.raises(
+            ValueError, match=r"the maps of '0' and '4' have \(8, 8\) and \(1, 1\) places; of one place"
+        ):
+            attention.check()
+
+
 def test_half_precision_is_compared_in_float32(batch):
     logits = torch.randn(COUNT, NUM_CLASSES, generator=torch.Generator().manual_seed(0)).bfloat16()
     other = torch.randn(COUNT, NUM_CLASSES, generator=torch.Generator().manual_seed(1)).bfloat16()
