@@ -8,8 +8,17 @@ import shutil
 import pytest
 import torch
 from programs import ROOT, epoch_rows, final_weights, run_program, succeed
+from safetensors.torch import load_file
 
-from engine.checkpoint import load_weights, newest_checkpoint, read_card, scored_checkpoint
+from engine.checkpoint import (
+    load_training_state,
+    load_weights,
+    newest_checkpoint,
+    read_card,
+    read_manifest,
+    save_checkpoint,
+    scored_checkpoint,
+)
 from engine.teachers import hash_weights
 from models.simple_cnn import SimpleCNN
 
@@ -34,11 +43,18 @@ def runs(tmp_path_factory):
     return folder
 
 
-def student_again(runs, tmp_path, *options, name="again"):
+@pytest.fixture
+def unfinished(runs, tmp_path):
+    """A copy of the student's run without its last checkpoint and result: the command that continues it."""
+    folder = tmp_path / "again"
+    shutil.copytree(runs / "student", folder)
+    (folder / "result.json").unlink()
+    newest, _ = newest_checkpoint(folder / "checkpoints")
+    shutil.rmtree(newest)
     (command,) = [one for one in COMMANDS if "--run.out runs/student" in one]
     words = words_of(command, runs)
-    words[words.index("--run.out") + 1] = str(tmp_path / name)
-    return [*words, *QUICK, *options]
+    words[words.index("--run.out") + 1] = str(folder)
+    return [*words, *QUICK]
 
 
 @pytest.mark.slow
@@ -65,33 +81,36 @@ def test_the_commands_of_the_page_train_a_student_on_its_teacher(runs):
 
 
 @pytest.mark.slow
-def test_a_student_that_continues_ends_with_the_same_weights(runs, tmp_path):
-    command = student_again(runs, tmp_path, "--run.keep_checkpoints", "9")
-    folder = tmp_path / "again"
-    shutil.copytree(runs / "student", folder)
-    (folder / "result.json").unlink()
-    newest, _ = newest_checkpoint(folder / "checkpoints")
+def test_a_student_that_continues_ends_with_the_same_weights(runs, unfinished, tmp_path):
     expected = final_weights(runs / "student")
-    shutil.rmtree(newest)
-    config = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(config.replace(str(runs / "student"), str(folder)))
-    assert "continuing from" in succeed(*command)
-    for name, value in final_weights(folder).items():
+    assert "continuing from" in succeed(*unfinished)
+    for name, value in final_weights(tmp_path / "again").items():
         assert torch.equal(value, expected[name]), name
 
 
 @pytest.mark.slow
-def test_a_student_whose_teacher_has_changed_is_not_continued(runs, tmp_path):
-    command = student_again(runs, tmp_path, "--distill.teachers", f"[{tmp_path}/teacher]")
-    shutil.copytree(runs / "teacher", tmp_path / "teacher")
-    succeed(*command)
-    (tmp_path / "again" / "result.json").unlink()
-    shutil.rmtree(tmp_path / "teacher")
-    shorter = ["train.py", "--run.out", str(tmp_path / "teacher"), *QUICK, "--train.epochs", "1", "--run.seed", "1"]
-    succeed(*shorter)
-    done = run_program(*command)
+def test_a_student_whose_teacher_has_changed_is_not_continued(runs, unfinished, tmp_path):
+    shutil.copytree(runs / "teacher", tmp_path / "kept")
+    checkpoints = runs / "teacher" / "checkpoints"
+    chosen = scored_checkpoint(checkpoints)
+    weights = load_file(chosen / "model.safetensors")
+    weights["head.5.bias"] += 0.5
+    manifest = read_manifest(chosen)
+    save_checkpoint(
+        checkpoints,
+        step=manifest["step"],
+        best_step=manifest["best_step"],
+        weights=weights,
+        card=read_card(chosen),
+        training_state=load_training_state(chosen),
+    )
+    try:
+        done = run_program(*unfinished)
+    finally:
+        shutil.rmtree(runs / "teacher")
+        shutil.move(tmp_path / "kept", runs / "teacher")
     assert done.returncode == 1
-    assert f"the weights of distill.teachers {tmp_path}/teacher have changed since" in done.stderr
+    assert f"the weights of distill.teachers {runs}/teacher have changed since" in done.stderr
     assert "Traceback" not in done.stderr
 
 
