@@ -34,6 +34,7 @@ from engine.runtime import Runtime, clear_errors, start_runtime
 from engine.state import Job, count_epochs
 from models.build import build_model, build_pretrained, check_model, check_sizes
 from models.start import start_from_images
+from models.surgery import list_layers
 from pipelines.build import (
     Data,
     Place,
@@ -80,7 +81,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     module = runtime.place(build_network(config, data, show_progress=runtime.is_main))
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
-    phases = build_phases(config, loaders.train)
+    phases = build_phases(config, loaders.train, layers=list_layers(module))
     check_fits(config, module, spec=data.spec, runtime=runtime)
     builders = (build_model, build_pretrained)
     loss = build_loss(config, module, data.train, spec=data.spec, builders=builders, runtime=runtime)
@@ -97,7 +98,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         progress=progress,
     )
     if runtime.is_main:
-        save_preview(phases, data.spec, folder=folder)
+        save_preview(phases, module, data.spec, folder=folder)
     if config.dry_run:
         progress.say(f"dry run: nothing was trained; schedule and first images: {draw_run(folder, progress.say)}")
         return

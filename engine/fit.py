@@ -16,6 +16,7 @@ from torch import nn
 
 from engine.clock import Clock, Pace
 from engine.evaluation import to_metrics
+from engine.optimizers import main_lr
 from engine.resume import restore_phase, restore_state, save_state
 from engine.schedules import PlateauState
 from engine.state import Hands, Job, Live, TrainState, count_epochs, progress_in_epochs, steps_per_epoch
@@ -137,7 +138,8 @@ def _begin_phase(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, 
     peak_lrs = [float(group["lr"]) for group in optimizer.param_groups]
     if saved is not None:
         restore_phase(saved, prepared=prepared, loader=phase.loader, runtime=job.runtime)
-    return Live(phase, prepared, peak_lrs, Clock(), hands)
+    lr_factors = [phase.lr_factor_of(group) for group in optimizer.param_groups]
+    return Live(phase, prepared, peak_lrs, lr_factors, Clock(), hands)
 
 
 def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
@@ -194,6 +196,13 @@ def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> No
         add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
     if job.runtime.world_size > 1:
         _check_gradients(state.module)
+    norm = job.runtime.treat_gradients(
+        state.module,
+        clip_norm=job.settings.clip_norm,
+        clip_value=job.settings.clip_value,
+        measure=(state.step + 1) % job.settings.log_every_steps == 0,
+    )
+    state.grad_norm = state.grad_norm if norm is None else norm
     _set_rates(live, step=state.phase_step, plateau=state.plateau)
     optimizer.step()
     optimizer.zero_grad()
@@ -224,6 +233,8 @@ def _log_step(state: TrainState, live: Live, job: Job) -> None:
         **metrics,
         **_pace_metrics(live.clock.lap(), live, job),
     }
+    if state.grad_norm is not None and state.grad_norm.isfinite():  # it is not where fp16 skipped the step
+        row["train/grad_norm"] = float(state.grad_norm)
     state.logged = now
     job.progress.show(row, step=state.step, num_steps=sum(phase.num_steps for phase in job.phases))
     _write_row(row, job)
@@ -267,7 +278,7 @@ def _write_row(row: dict[str, Any], job: Job) -> None:
 def _pace_metrics(pace: Pace, live: Live, job: Job) -> dict[str, float]:
     """Learning rate, global speed and data wait."""
     return {
-        "lr": max(group["lr"] for group in live.prepared.optimizer.param_groups),
+        "lr": main_lr(live.prepared.optimizer.param_groups),
         "train/images_per_s": round(pace.images_per_s * job.runtime.world_size, 1),
         "train/data_wait_frac": round(pace.wait_frac, 4),
     }
@@ -275,10 +286,10 @@ def _pace_metrics(pace: Pace, live: Live, job: Job) -> dict[str, float]:
 
 def _set_rates(live: Live, *, step: int, plateau: PlateauState) -> None:
     """Learning rate and momentum of an optimizer step."""
-    factor = live.phase.lr_factor(step) * plateau.factor
     momentum = live.phase.momentum_at and live.phase.momentum_at(step)
-    for group, peak_lr in zip(live.prepared.optimizer.param_groups, live.peak_lrs, strict=True):
-        group["lr"] = peak_lr * factor
+    groups = live.prepared.optimizer.param_groups
+    for group, peak_lr, lr_factor in zip(groups, live.peak_lrs, live.lr_factors, strict=True):
+        group["lr"] = peak_lr * lr_factor(step) * plateau.factor
         if momentum is None:
             continue
         if "betas" in group:
