@@ -17,24 +17,22 @@ from engine.bad_samples import BadSampleLog
 from engine.build import (
     build_card,
     build_folder,
-    build_loss,
     build_phases,
     build_settings,
-    largest_input,
-    micro_batch_size,
+    check_fits,
     resolve_config,
     with_measured_input,
 )
+from engine.build_loss import build_loss
 from engine.checkpoint import load_weights, scored_checkpoint
 from engine.evaluation import Evaluation, describe_result, evaluate, save_scores, summary_line
 from engine.fit import fit
-from engine.memory import check_memory
 from engine.opening import open_folder, save_preview
 from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Runtime, clear_errors, start_runtime
 from engine.state import Job, count_epochs
-from models.build import build_model, check_model, check_sizes
+from models.build import build_model, build_pretrained, check_model, check_sizes
 from models.start import start_from_images
 from models.surgery import list_layers
 from pipelines.build import (
@@ -84,15 +82,11 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
     phases = build_phases(config, loaders.train, layers=list_layers(module))
-    check_memory(
-        module,
-        largest_input(config, data.spec),
-        num_images=micro_batch_size(config, runtime),
-        device=runtime.device,
-        num_ranks=runtime.num_sharing,
-        autocast=runtime.autocast,
-    )
+    check_fits(config, module, spec=data.spec, runtime=runtime)
+    builders = (build_model, build_pretrained)
+    loss = build_loss(config, module, data.train, spec=data.spec, builders=builders, runtime=runtime)
     card = build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data))
+    card["teachers"] = loss.teachers
     open_folder(
         config,
         module,
@@ -115,7 +109,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
 
     job = Job(
         phases=phases,
-        loss_fn=build_loss(config, num_classes=len(class_names)),
+        loss_fn=loss.loss_fn,
         validate=(lambda module, step: score(module, "val", step)) if "val" in loaders.evaluation else None,
         card=card,
         config=config_to_dict(config),

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from configs.check_loss import check_loss
 from configs.check_optim import check_optim
 from configs.imports import is_import_path
 from configs.operations import read_operations
@@ -174,7 +175,10 @@ _AT_MOST: dict[str, float] = {
     "optim.ns_steps": 99,
     "optim.layer_decay": 1,
     "loss.target_threshold": 1,
+    "loss.focal_gamma": 100,
+    "loss.adjustment_tau": 100,
     "distill.weight": 1,
+    "distill.features_weight": 1e9,
     "schedule.final_lr_frac": 1,
     "schedule.warmup_start_lr_frac": 1,
     "schedule.cycle_mult": 100,
@@ -213,6 +217,7 @@ def check_config(config: Config) -> None:
     _check_ranges(config)
     _check_unread(config)
     _check_combinations(config)
+    check_loss(config)
     check_optim(config)
     check_input(config.input)
     _check_schedule(config.schedule, epochs=config.train.epochs)

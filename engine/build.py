@@ -1,4 +1,4 @@
-"""Configuration -> what the loop needs: loss, optimizer, schedule, phases."""
+"""Configuration -> what the loop needs: optimizer, schedule, phases; the loss is engine/build_loss.py's."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ from configs.own_pipeline import hash_pipeline, read_pipeline
 from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
 from engine.checkpoint import newest_card
 from engine.groups import sort_parameters
-from engine.losses import LossFn, supervised
+from engine.memory import check_memory
 from engine.optimizers import make_optimizer
 from engine.record import RunFolder
 from engine.runtime import Runtime, launcher_settings
@@ -91,11 +91,6 @@ def build_phases(config: Config, loader: Loader, *, layers: Sequence[Sequence[st
             plateau=build_plateau(config.schedule),
         )
     ]
-
-
-def build_loss(config: Config, *, num_classes: int) -> LossFn:
-    """The loss function of plain training."""
-    return supervised(num_classes=num_classes, label_smoothing=config.loss.label_smoothing)
 
 
 def build_optimizer(optim: OptimConfig, module: nn.Module, *, layers: Sequence[Sequence[str]] = ()) -> Optimizer:
@@ -204,6 +199,22 @@ def largest_input(config: Config, spec: InputSpec) -> tuple[int, int, int]:
     assert spec.channels is not None, "as above"
     size_px = max([spec.size_px, *(size_px for _, size_px in config.augment.sizes_px)])
     return spec.channels, size_px, size_px
+
+
+def check_fits(config: Config, module: nn.Module, *, spec: InputSpec, runtime: Runtime) -> None:
+    """Checks that a micro-batch of the largest images fits into memory.
+
+    Raises:
+        MemoryError: It does not; the message gives the number of images that do.
+    """
+    check_memory(
+        module,
+        largest_input(config, spec),
+        num_images=micro_batch_size(config, runtime),
+        device=runtime.device,
+        num_ranks=runtime.num_sharing,
+        autocast=runtime.autocast,
+    )
 
 
 def build_settings(config: Config, environ: Mapping[str, str]) -> FitSettings:

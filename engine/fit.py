@@ -190,7 +190,9 @@ def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> No
             with job.runtime.autocast():
                 output = job.loss_fn(module, part)
             job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
-        sums = {name: value.long() for name, value in output.sums.items()}
+        sums = {
+            name: value.double() if value.is_floating_point() else value.long() for name, value in output.sums.items()
+        }
         add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
     if job.runtime.world_size > 1:
         _check_gradients(state.module)
