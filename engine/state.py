@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from engine.averages import Average, Ema, Swa
 from engine.bad_samples import BadSampleLog
 from engine.clock import Clock
 from engine.evaluation import Evaluation
@@ -31,7 +32,8 @@ class Phase(NamedTuple):
     optimizer step. build_optimizer: makes the optimizer for a module. lr_factor: optimizer step of this phase -> factor
     of each group's learning rate. momentum_at: optimizer step -> momentum (or first beta), None to leave it. plateau:
     lowers the learning rate by the loss on val. trains: parameter name -> whether it is trained; None leaves each as it
-    is, so that what a network of your own freezes stays frozen.
+    is, so that what a network of your own freezes stays frozen. keeps_optimizer: whether optimizer and plateau go on as the
+    phase before has left them, so that `build_optimizer` serves for a run that continues here.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Phase(NamedTuple):
     momentum_at: Callable[[int], float] | None = None
     plateau: Plateau | None = None
     trains: Callable[[str], bool] | None = None
+    keeps_optimizer: bool = False
 
     @property
     def num_steps(self) -> int:
@@ -75,7 +78,8 @@ class Job(NamedTuple):
     phases: in their order. loss_fn: what is learned. validate: (module, step) -> score on val, None without val. card:
     what the weights are, kept in each checkpoint. config: the configuration as nested dicts, for trackers. bad_log:
     where images that cannot be read are written. folder, runtime, settings, progress: where, with whom, how, what is
-    shown.
+    shown. average: of the weights, None for none. bn_loader: training images by which BatchNorm's statistics are measured
+    anew when training ends, None to leave them.
     """
 
     phases: list[Phase]
@@ -88,6 +92,8 @@ class Job(NamedTuple):
     runtime: Runtime
     settings: FitSettings
     progress: Progress
+    average: Ema | Swa | None = None
+    bn_loader: Loader | None = None
 
 
 @dataclasses.dataclass
@@ -98,7 +104,8 @@ class TrainState:
     log step. bad_met: this rank's images that could not be read and are not written down yet; num_bad_written: those
     of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`; num_stale_epochs: epochs
     since. plateau: of the present phase. is_epoch_ending: whether the present epoch's steps are all done, but not what
-    comes at its end. stopped_by: why training ended early; None where it went on to its end.
+    comes at its end. stopped_by: why training ended early; None where it went on to its end. average: the averaged
+    weights; None in a run without.
     """
 
     module: nn.Module
@@ -115,6 +122,12 @@ class TrainState:
     plateau: PlateauState = dataclasses.field(default_factory=PlateauState)
     is_epoch_ending: bool = False
     stopped_by: str | None = None
+    average: Average | None = None
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that the run is judged by: the averaged one, once there is an average."""
+        return self.average.module if self.average is not None and self.average.num_averaged else self.module
 
 
 class Hands(NamedTuple):
