@@ -36,7 +36,7 @@ class Ema(NamedTuple):
     def at(self, num_averaged: int) -> AveragingFn:
         """How weights come into an average that holds `num_averaged` already, at least one."""
         limit = (1 + num_averaged) / (10 + num_averaged) if self.warmup else 1.0
-        return get_ema_multi_avg_fn(min(self.decay, limit))  # type: ignore[no-any-return]
+        return get_ema_multi_avg_fn(min(self.decay, limit))  # type: ignore[no-untyped-call, no-any-return]
 
 
 class Swa(NamedTuple):
@@ -45,8 +45,8 @@ class Swa(NamedTuple):
     start_epoch: the first such epoch; epochs count from 0. bn_loader: training images by which BatchNorm's statistics
     are measured; None = the network has none.
 
-    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018; there the weights
-    before the first of these epochs are in the mean, too.
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018; there the
+    weights before the first of these epochs are in the mean, too.
     """
 
     start_epoch: int
@@ -54,7 +54,7 @@ class Swa(NamedTuple):
 
     def at(self, num_averaged: int) -> AveragingFn:
         """How weights come into an average that holds `num_averaged` already, at least one."""
-        return get_swa_multi_avg_fn()  # type: ignore[no-any-return]
+        return get_swa_multi_avg_fn()  # type: ignore[no-untyped-call, no-any-return]
 
 
 class Average:
@@ -77,9 +77,10 @@ class Average:
     def add(self, module: nn.Module, kind: Ema | Swa) -> None:
         """Takes the present weights of the network that is trained into the average."""
         pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
-        averages = [(mean, value) for mean, value in pairs if self.num_averaged and mean.is_floating_point()]
-        if averages:
-            kind.at(self.num_averaged)(*map(list, zip(*averages, strict=True)), self.num_averaged)
+        averaged = [pair for pair in pairs if self.num_averaged and pair[0].is_floating_point()]
+        if averaged:
+            means, values = ([pair[place] for pair in averaged] for place in range(2))
+            kind.at(self.num_averaged)(means, values, self.num_averaged)
         for mean, value in pairs:
             if not (self.num_averaged and mean.is_floating_point()):
                 mean.copy_(value)

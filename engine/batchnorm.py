@@ -57,7 +57,8 @@ def measure_bn(module: nn.Module, loader: Loader, *, runtime: Runtime) -> None:
             handle.remove()
         module.train(was_training)
     sums = runtime.sum_over_ranks(torch.cat([each.sums for each in moments.values()]))
-    for each, own in zip(moments.values(), sums.split([len(each.sums) for each in moments.values()]), strict=True):
+    for each in moments.values():
+        own, sums = sums[: len(each.sums)], sums[len(each.sums) :]
         each.settle(own)
 
 

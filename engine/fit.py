@@ -278,13 +278,13 @@ def _settle_weights(state: TrainState, job: Job, *, epoch: int) -> None:
 
 
 def _validate(
-    state: TrainState, live: Live, job: Job, *, validate: Callable[[nn.Module, int], Evaluation]
+    state: TrainState, live: Live, job: Job, *, validate: Callable[..., Evaluation]
 ) -> dict[str, float | int]:
     """The metrics of val, `val_raw` of the weights beside their average; what goes by the scores goes by `val`."""
-    score = validate(state.judged, state.step)
+    score = validate(state.judged, step=state.step)
     metrics = to_metrics(score, split="val")
     if state.judged is not state.module:
-        metrics |= to_metrics(validate(state.module, state.step), split="val_raw")
+        metrics |= to_metrics(validate(state.module, step=state.step), split="val_raw")
     state.num_stale_epochs += 1
     if (score.top1_frac, -score.loss) > state.best_score:
         state.best_score, state.best_step = (score.top1_frac, -score.loss), state.step

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.averages import Average
 from engine.checkpoint import (
     best_checkpoint,
     has_average,

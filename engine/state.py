@@ -32,8 +32,8 @@ class Phase(NamedTuple):
     optimizer step. build_optimizer: makes the optimizer for a module. lr_factor: optimizer step of this phase -> factor
     of each group's learning rate. momentum_at: optimizer step -> momentum (or first beta), None to leave it. plateau:
     lowers the learning rate by the loss on val. trains: parameter name -> whether it is trained; None leaves each as it
-    is, so that what a network of your own freezes stays frozen. keeps_optimizer: whether optimizer and plateau go on as the
-    phase before has left them, so that `build_optimizer` serves for a run that continues here.
+    is, so that what a network of your own freezes stays frozen. keeps_optimizer: whether optimizer and plateau go on as
+    the phase before has left them; `build_optimizer` then serves a run that continues here.
     """
 
     name: str
@@ -75,16 +75,16 @@ class FitSettings(NamedTuple):
 class Job(NamedTuple):
     """What stays the same throughout a fit.
 
-    phases: in their order. loss_fn: what is learned. validate: (module, step) -> score on val, None without val. card:
+    phases: in their order. loss_fn: what is learned. validate: (module, step=) -> score on val, None without val. card:
     what the weights are, kept in each checkpoint. config: the configuration as nested dicts, for trackers. bad_log:
     where images that cannot be read are written. folder, runtime, settings, progress: where, with whom, how, what is
-    shown. average: of the weights, None for none. bn_loader: training images by which BatchNorm's statistics are measured
-    anew when training ends, None to leave them.
+    shown. average: of the weights, None for none. bn_loader: training images by which BatchNorm's statistics are
+    measured anew when training ends, None to leave them.
     """
 
     phases: list[Phase]
     loss_fn: LossFn
-    validate: Callable[[nn.Module, int], Evaluation] | None
+    validate: Callable[..., Evaluation] | None
     card: dict[str, Any]
     config: dict[str, Any]
     bad_log: BadSampleLog

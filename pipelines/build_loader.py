@@ -135,7 +135,7 @@ def build_evaluation_loader(
 
 
 def build_measuring_loader(
-    config: Config, data: Data, *, num_images: int, place: Place, show_progress: bool
+    config: Config, data: Data, num_images: int, *, place: Place, show_progress: bool
 ) -> PlannedLoader:
     """Some images of train, as evaluation shows them, in batches that mix the classes, for statistics of the network.
 
