@@ -120,8 +120,8 @@ def check_overrides(words: Sequence[str]) -> None:
         if section in sections and (not name.startswith(_READ) or name.startswith(_UNREAD_DATA)):
             raise ValueError(
                 f"{option}: evaluation does not read it, for it trains nothing and writes nothing; leave it out. Of "
-                "train.py's options it reads --evaluation.*, --data.* (but for sampling and class_weights), --loader.*, "
-                "--run.num_threads and --train.precision."
+                "train.py's options it reads --data.* (but for sampling and class_weights), --evaluation.*, "
+                "--loader.*, --run.num_threads and --train.precision."
             )
 
 

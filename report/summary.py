@@ -39,9 +39,9 @@ class Summary(NamedTuple):
     is_finished: whether there is a result. scores: of the result; while there is none, of val after the last epoch.
     epochs_done, epochs_asked: of training. stale_epochs: those without a better score on val after which early stopping
     ended the run, None where it did not. beside: what the score on test (or val) would be without the average of the
-    weights, or without test-time augmentation, in words. best_epoch: the one with the highest val top-1 (ties: lowest loss), None
-    without val. scored_epoch: the one that the scores are of, if known. minutes: of training. wait_frac: part of the
-    time spent waiting for data, after the first epoch where there are more.
+    weights, or without test-time augmentation, in words. best_epoch: the one with the highest val top-1 (ties: lowest
+    loss), None without val. scored_epoch: the one that the scores are of, if known. minutes: of training. wait_frac:
+    part of the time spent waiting for data, after the first epoch where there are more.
     """
 
     is_finished: bool
