@@ -106,7 +106,7 @@ _AT_LEAST: dict[str, float] = {
     "distill.features_weight": 0,
     "average.ema_every_steps": 1,
     "average.swa_start_epoch": 0,
-    "average.bn_images": 1,
+    "average.bn_images": 2,  # of one there is no variance
     "train.bn_images": 0,
     "schedule.warmup_epochs": 0,
     "schedule.warmup_start_lr_frac": 0,

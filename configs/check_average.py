@@ -24,9 +24,8 @@ def check_average(config: Config) -> None:
             f"train.epochs={train.epochs} is {train.epochs - 1} (they count from 0); use "
             f"{train.epochs * 3 // 4}."
         )
-    for key, num_images in (("average.bn_images", average.bn_images), ("train.bn_images", train.bn_images)):
-        if num_images == 1:
-            raise ValueError(f"{key}=1: one image has no variance; use 2 or more, for example 10000.")
+    if train.bn_images == 1:
+        raise ValueError("train.bn_images=1: one image has no variance; use 2 or more, for example 10000.")
     if train.bn_images and train.early_stop_epochs is not None:
         raise ValueError(
             f"train.bn_images={train.bn_images} measures BatchNorm's statistics in the last epoch, and with "

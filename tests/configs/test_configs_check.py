@@ -42,6 +42,8 @@ def with_key(config: Config, key: str, value: Any) -> Config:
     if key in check._READ_BY:
         choice_key, choices = check._READ_BY[key]
         config = with_choice(config, choice_key, choices[0])
+    if key in ("average.swa_lr_frac", "average.bn_images"):
+        config = with_values(config, average__swa_start_epoch=1)
     return with_values(config, **{key.replace(".", "__"): value})
 
 

@@ -28,7 +28,9 @@ def images():
 
 def statistics(module):
     return [
-        (name, value.clone()) for name, value in module.named_buffers() if name.endswith(("running_mean", "running_var"))
+        (name, value.clone())
+        for name, value in module.named_buffers()
+        if name.endswith(("running_mean", "running_var"))
     ]
 
 
@@ -46,7 +48,7 @@ def test_of_one_batch_it_is_torchs_update_bn(make_loader, images, runtime):
 
 @pytest.mark.parametrize("batch_size", [4, 6, 7])
 def test_of_several_batches_it_is_mean_and_unbiased_variance_of_all_values(make_loader, images, runtime, batch_size):
-    """The second layer is given what the first has normalised by the statistics of each batch; 7 leaves rows to fill."""
+    """The second layer is given what the first has normalised by each batch's statistics; 7 leaves rows to fill."""
     module = make_network()
     linear, _, _, _, second, _ = copy.deepcopy(module)
     first_values = linear(images[0]).detach()

@@ -111,10 +111,8 @@ def test_an_interruption_before_on_and_after_a_boundary_changes_nothing(
     straight, expected = make_job("straight", phases=make_phases(plateau=plateau), **settings), make_module(0.5)
     wanted = fit(expected, straight)
     assert wanted.plateau.factor < 0.2, "the plateau goes on over boundaries"
+    stopped = make_job("stopped", phases=make_phases(plateau=plateau), interrupt_after=interrupt_after, **settings)
     with pytest.raises(KilledError):
-        stopped = make_job(
-            "stopped", phases=make_phases(plateau=plateau), interrupt_after=interrupt_after, **settings
-        )
         fit(make_module(0.5), stopped)
     module, continued = make_module(0.5), make_job("stopped", phases=make_phases(plateau=plateau), **settings)
     state = fit(module, continued)
