@@ -13,6 +13,7 @@ from configs.schema import (
     LoaderConfig,
     ModelConfig,
     OptimConfig,
+    RunConfig,
     TrainConfig,
 )
 from pipelines.build import Place, build_data, build_evaluation_loader, build_loaders, build_measuring_loader
@@ -100,6 +101,7 @@ def test_images_that_cannot_be_read_are_left_out_where_training_replaces_them(ma
         input=InputSpec(size_px=16, mean=(0.5,) * 3, std=(0.5,) * 3),
         train=TrainConfig(epochs=1, global_batch_size=4),
         loader=LoaderConfig(eval_batch_size_per_rank=64, backend=backend, num_threads=1),
+        run=RunConfig(select="last"),
     )
     data = build_data(config, show_progress=False)
 
