@@ -1,11 +1,13 @@
 """Averages, batch sizes and image sizes over time through train.py and evaluate.py, within this process."""
 
 import json
+import re
+import shlex
 import sys
 
 import pytest
 import torch
-from programs import epoch_rows, final_weights
+from programs import ROOT, epoch_rows, final_weights
 from safetensors.torch import load_file
 
 import evaluate
@@ -13,6 +15,7 @@ import train
 from engine.checkpoint import has_average, newest_checkpoint, scored_checkpoint
 
 SMALL = {"name": "resnet", "args": {"blocks": [1, 1], "widths": [4, 8]}}
+ARGS = ("--model.args.blocks", "[1, 1]", "--model.args.widths", "[4, 8]")
 
 
 class KilledError(Exception):
@@ -118,6 +121,21 @@ def test_batch_sizes_over_time_go_on_bit_for_bit_and_show_in_the_schedule(run_tr
     page = (straight / "report.html").read_text()
     assert f"test {100 * result['test_raw/top1_frac']:.2f} % by the weights themselves" in page
     assert f"test {100 * result['test_single/top1_frac']:.2f} % without test-time augmentation" in page
+
+
+def test_the_commands_of_the_page_on_progressive_resizing_train(run_train, make_folder, tmp_path):
+    """On other images, and smaller."""
+    counts = {"dark": 8, "light": 8}
+    root = make_folder({"train": counts, "val": counts, "test": counts}, size_px=40)
+    page = (ROOT / "docs" / "averages.md").read_text()
+    commands = re.findall(r"^    accelerate launch train\.py (--config .*sizes_px.*)$", page, flags=re.MULTILINE)
+    assert len(commands) == 2
+    for number, command in enumerate(commands):
+        _, recipe, *options = shlex.split(command)
+        smaller = ("--data.root", str(root), "--train.epochs", "2", "--train.global_batch_size", "8")
+        smaller += ("--augment.sizes_px", "[[0, 16], [1, 24]]", "--input.size_px", "32", "--run.trackers", "[]")
+        folder = run_train(f"run{number}", *options, *smaller, *ARGS, recipe=ROOT / recipe)
+        assert has_average(scored_checkpoint(folder / "checkpoints")) == ("ema_decay" in command)
 
 
 def evaluated(capsys, monkeypatch, folder, *options):
