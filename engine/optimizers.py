@@ -3,6 +3,7 @@
 [ParameterGroup] -> by name: SGD, RMSprop, Adam, AdamW, Lamb, Lars, Muon -> where there are several: Joined
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -172,18 +173,18 @@ class Joined(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all, in their order."""
+        states = []
         for one in self.optimizers:
             own = {parameter for group in one.param_groups for parameter in group["params"]}
-            one.state = {parameter: self.state[parameter] for parameter in own if parameter in self.state}
-        states = [one.state_dict() for one in self.optimizers]
-        for one in self.optimizers:
+            one.state = defaultdict(dict, {key: value for key, value in self.state.items() if key in own})
+            states.append(one.state_dict())
             one.state = self.state
         return {"joined": states}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]  # its form is our own
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
         self.state.clear()
         for one, state in zip(self.optimizers, state_dict["joined"], strict=True):
-            one.state = type(self.state)(dict)
+            one.state = defaultdict(dict)
             one.load_state_dict(state)
         self._join()
