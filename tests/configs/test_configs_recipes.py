@@ -111,5 +111,5 @@ def test_a_recipe_for_imagenet_says_what_its_source_had_and_what_differs() -> No
     assert len(paths) == 6
     for path in paths:
         header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
-        for words in ("# Not measured yet.", "# It needs GPUs. ", " % on val", "# Differs: "):
+        for words in ("# Not measured yet.", "# It needs GPUs.\n", "# Source: ", " % on val", "# Differs: "):
             assert words in header, f"{path.name}: {words}"
