@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from configs.check_optim import check_optim
 from configs.imports import is_import_path
 from configs.operations import read_operations
 from configs.schema import AugmentConfig, Config, InputSpec, ScheduleConfig
@@ -70,6 +71,7 @@ _READ_BY_DATA: dict[str, tuple[DataKind, ...]] = {
 
 # field -> fields of which one must be above 0, else it is not read; set all the same, it is an error
 _READ_ABOVE_ZERO: dict[str, tuple[str, ...]] = {
+    "schedule.warmup_start_lr_frac": ("schedule.warmup_epochs",),
     "augment.erase_scale": ("augment.erase_prob",),
     "augment.erase_ratio": ("augment.erase_prob",),
     "augment.mix_until_epoch": ("augment.mixup_alpha", "augment.cutmix_alpha"),
@@ -99,6 +101,7 @@ _AT_LEAST: dict[str, float] = {
     "optim.weight_decay": 0,
     "optim.momentum": 0,
     "optim.ns_steps": 1,
+    "optim.layer_decay": 1e-3,
     "loss.focal_gamma": 0,
     "loss.adjustment_tau": 0,
     "distill.weight": 0,
@@ -111,6 +114,7 @@ _AT_LEAST: dict[str, float] = {
     "schedule.warmup_start_lr_frac": 0,
     "schedule.cooldown_epochs": 0,
     "schedule.cycle_mult": 1,
+    "schedule.cycle_decay": 1e-3,
     "schedule.step_epochs": 1,
     "schedule.final_lr_frac": 0,
     "schedule.start_lr_frac": 0,
@@ -133,13 +137,11 @@ _ABOVE_ZERO = (
     "optim.lr",
     "optim.eps",
     "optim.trust_coefficient",
-    "optim.layer_decay",
     "optim.clip_norm",
     "optim.clip_value",
     "schedule.gamma",
     "schedule.power",
     "schedule.cycle_epochs",
-    "schedule.cycle_decay",
     "distill.temperature",
     "average.swa_lr_frac",
     "augment.mix_until_epoch",
@@ -175,6 +177,7 @@ _AT_MOST: dict[str, float] = {
     "distill.weight": 1,
     "schedule.final_lr_frac": 1,
     "schedule.warmup_start_lr_frac": 1,
+    "schedule.cycle_mult": 100,
     "schedule.cycle_decay": 1,
     "schedule.start_lr_frac": 1,
     "schedule.threshold_frac": 1,
@@ -210,6 +213,7 @@ def check_config(config: Config) -> None:
     _check_ranges(config)
     _check_unread(config)
     _check_combinations(config)
+    check_optim(config)
     check_input(config.input)
     _check_schedule(config.schedule, epochs=config.train.epochs)
     _check_sizes(config.augment, epochs=config.train.epochs)
@@ -348,6 +352,8 @@ def _check_ranges(config: Config) -> None:
 def _check_unread(config: Config) -> None:
     for key, (choice_key, choices) in _READ_BY.items():
         default, chosen = _default(config, key), value_at(config, choice_key)
+        if choice_key == "optim.name" and any(group.name in choices for group in config.optim.groups):
+            continue
         if chosen not in choices and value_at(config, key) != default:
             raise ValueError(
                 f"{key}={value_at(config, key)} is read only with {choice_key}={' or '.join(choices)}, but "
@@ -411,13 +417,6 @@ def _check_combinations(config: Config) -> None:
             raise ValueError(f"data.class_weights.{name}={factor} must be a number above 0; for example 2.")
     if config.run.out == "":
         raise ValueError("run.out is empty; give a folder, or leave the option out.")
-    if config.optim.nesterov and config.optim.momentum == 0:
-        raise ValueError("optim.nesterov=true needs optim.momentum above 0; use 0.9.")
-    if config.schedule.warmup_epochs >= config.train.epochs and config.schedule.warmup_epochs > 0:
-        raise ValueError(
-            f"schedule.warmup_epochs={config.schedule.warmup_epochs:g} leaves nothing of train.epochs="
-            f"{config.train.epochs}; use less, for example --schedule.warmup_epochs {(config.train.epochs - 1) / 10:g}."
-        )
 
 
 def _check_schedule(schedule: ScheduleConfig, *, epochs: int) -> None:

@@ -125,16 +125,15 @@ def _explain_nothing(module: nn.Module) -> str:
 
 def _explain_muon(name: str) -> str:
     return (
-        f"optim.name=muon trains matrices and convolutions, but {name} has one dimension; give what has one a group with "
-        "another optimizer, for example optim.groups: [{only: vectors, name: adamw, lr: 0.001}]."
+        f"optim.name=muon trains matrices and convolutions, but {name} has one dimension; give what has one a group "
+        "with another optimizer, for example optim.groups: [{only: vectors, name: adamw, lr: 0.001}]."
     )
 
 
 def _explain_no_match(number: int, group: GroupConfig, names: list[str]) -> str:
     which = "" if group.only == "all" else f" among the {group.only}"
-    shown = ", ".join(names[:_NUM_SHOWN]) + (f" and {len(names) - _NUM_SHOWN} more" * (len(names) > _NUM_SHOWN))
-    close = nearest(group.match[0], names) if group.match else "give it a pattern"
+    shown = ", ".join(names[:_NUM_SHOWN]) + f" and {len(names) - _NUM_SHOWN} more"
     return (
         f"optim.groups[{number}] matches no trained parameter{which} that no earlier group has: {list(group.match)}; "
-        f"{close}. Trained are: {shown}."
+        f"{nearest(group.match[0], names, if_many=shown)}."
     )

@@ -48,7 +48,9 @@ def cosine(*, num_steps: float, final_frac: float) -> LrFactor:
 
 
 def cosine_restarts(*, cycle_steps: float, mult: float, decay: float, final_frac: float) -> LrFactor:
-    """Half cosines, each from its top to `final_frac`: SGDR (Loshchilov, Hutter 2017), torch's CosineAnnealingWarmRestarts.
+    """Half cosines, each from its top to `final_frac`, as torch's CosineAnnealingWarmRestarts.
+
+    Source: Loshchilov, Hutter, "SGDR", 2017.
 
     Args:
         cycle_steps: Steps of the first.
@@ -99,8 +101,8 @@ def cycle_momentum(*, num_steps: int, rise_frac: float, high: float, low: float)
 def with_warmup(after: LrFactor, *, num_steps: int, start_frac: float | None = None) -> LrFactor:
     """Linear warm-up of `num_steps` steps, then `after`, counted from its end.
 
-    From 1 / `num_steps` at the first step to 1 at the last of them; or, with `start_frac`, from that at the first step to
-    1 at the first one after them, as torch's LinearLR and timm do.
+    From 1 / `num_steps` at the first step to 1 at the last of them; or, with `start_frac`, from that at the first step
+    to 1 at the first one after them, as torch's LinearLR and timm do.
     """
 
     def factor(step: float) -> float:

@@ -61,7 +61,8 @@ class Phase(NamedTuple):
 class FitSettings(NamedTuple):
     """How `fit` behaves; the fields are those of configs.schema.RunConfig and TrainConfig.
 
-    clip_norm, clip_value: those of configs.schema.OptimConfig. slurm_end_s: when the Slurm job ends, in seconds since 1970; None outside one, or where Slurm does not say.
+    clip_norm, clip_value: those of OptimConfig. slurm_end_s: when the Slurm job ends, in seconds since 1970; None
+    outside one, or where Slurm does not say.
     """
 
     seed: int
@@ -107,8 +108,9 @@ class TrainState:
     totals: sums over this rank's samples of the present epoch, on the device. logged: their global values at the last
     log step. bad_met: this rank's images that could not be read and are not written down yet; num_bad_written: those
     of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`; num_stale_epochs: epochs
-    since. grad_norm: of the newest step that measured it, on the device. plateau: of the present phase. is_epoch_ending: whether the present epoch's steps are all done, but not what
-    comes at its end. stopped_by: why training ended early; None where it went on to its end.
+    since. grad_norm: of the newest step that measured it, on the device. plateau: of the present phase.
+    is_epoch_ending: whether the present epoch's steps are all done, but not what comes at its end. stopped_by: why
+    training ended early; None where it went on to its end.
     """
 
     module: nn.Module

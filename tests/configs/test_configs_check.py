@@ -172,6 +172,10 @@ OTHER_VALUES = {
     "optim.betas": (0.8, 0.9),
     "schedule.milestones_epochs": (0.5, 1.0),
     "schedule.momentum_range": (0.9, 0.8),
+    "optim.ns_coefficients": (3.0, -3.0, 1.0),
+    "optim.muon_scale": "match_adamw",
+    "optim.fix_filter_norm": True,
+    "schedule.cycle_mult": 2.0,
     "augment.rrc_scale": (0.1, 0.2),
     "augment.rrc_ratio": (0.8, 0.9),
     "loader.workers": "processes",
@@ -370,7 +374,7 @@ def test_factors_of_classes_go_with_every_sampling(config: Config, sampling: str
 
 def test_every_schedule_passes_with_its_defaults_and_its_milestones(config: Config) -> None:
     names = words_of("schedule.name")
-    assert len(names) == 7
+    assert len(names) == 10
     for name in names:
         check_config(with_choice(config, "schedule.name", name))
 
