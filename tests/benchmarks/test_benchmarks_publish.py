@@ -162,7 +162,7 @@ def test_the_page_of_recipes_has_a_line_for_each_with_what_others_had_and_what_i
     lines = publish.recipes_page([group]).splitlines()
     head = lines.index("| recipe | data | epochs | top-1 that others had | top-1 measured here |")
     table = lines[head + 2 : lines.index("## Every run") - 1]
-    assert len(table) == len(publish.all_recipes()) == 15
+    assert len(table) == len(publish.all_recipes()) == 16
     assert f"| `{PLAIN.removeprefix('configs/')}` | CIFAR-10 | 10 |  | 70.00 % (1 seed) |" in table
     assert (
         "| `cifar10/speedrun96.yaml` | CIFAR-10 | 37 | 96.03 %, 34.7 s on an A100 (airbench96) | not measured yet |"
