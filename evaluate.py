@@ -1,8 +1,8 @@
-"""Scores the best checkpoint of a run again: `accelerate launch evaluate.py --run DIR [--split test]`.
+"""Scores the best checkpoint of a run again: `accelerate launch evaluate.py --run DIR [--split test] [--weights raw]`.
 
-Those options of train.py that evaluation reads may follow: --data.* but for sampling and class_weights (such as
---data.root where the images have moved), --loader.*, --run.num_threads, --train.precision. Any number of processes
-gives the same number.
+Those options of train.py that evaluation reads may follow: --evaluation.*, --data.* but for sampling and class_weights
+(such as --data.root where the images have moved), --loader.*, --run.num_threads, --train.precision. Any number of
+processes gives the same number.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from engine.runtime import clear_errors, start_runtime
 from models.build import build_model
 from pipelines.build import Place, build_data, build_evaluation_loader, check_classes, check_dataset, fingerprint_splits
 
-_READ = ("data.", "loader.", "run.num_threads", "train.precision")
+_READ = ("data.", "evaluation.", "loader.", "run.num_threads", "train.precision")
 _UNREAD_DATA = ("data.sampling", "data.class_weights")  # how often training meets an image
 _NEUTRAL = (  # what a run trained by, and need not hold where it is scored: processes, trackers, val, a pipeline
     "--run.world_size=null",
@@ -54,6 +54,12 @@ def main() -> None:
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="run folder of train.py")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="what to score")
+    parser.add_argument(
+        "--weights",
+        choices=["judged", "raw"],
+        default="judged",
+        help="judged = the average, where the run has one (section average); raw = the weights themselves",
+    )
     options, overrides = parser.parse_known_args()
     folder = RunFolder(options.run)
     with clear_errors():
@@ -77,10 +83,18 @@ def main() -> None:
         loader = build_evaluation_loader(config, data, options.split, place=place, show_progress=runtime.is_main)
         num_classes = len(data.train.class_names)
         module = runtime.place(build_model(config.model, num_classes=num_classes, spec=data.spec, seed=0))
-        load_weights(module, checkpoint)
+        load_weights(module, checkpoint, weights=options.weights)
         progress = Progress(num_epochs=0, is_main=runtime.is_main)
         bad_log = BadSampleLog(None, runtime=runtime, progress=progress)
-        score = evaluate(module, loader, num_classes=num_classes, runtime=runtime, bad_log=bad_log, step=0)
+        score = evaluate(
+            module,
+            loader,
+            num_classes=num_classes,
+            runtime=runtime,
+            bad_log=bad_log,
+            step=0,
+            tta=config.evaluation.tta,
+        )
         progress.say(f"{checkpoint}\n{summary_line(score, split=options.split)}")
         if fingerprint_splits(data)[options.split] != card["data"].get(options.split):
             progress.say(f"(these are not the images that were {options.split} when the run was trained)")
@@ -101,13 +115,13 @@ def check_overrides(words: Sequence[str]) -> None:
         section = name.partition(".")[0]
         if section in ("config", "model", "input"):
             raise ValueError(f"{option}: model and input are those of the checkpoint, and cannot be set here.")
-        if name in ("data", "loader"):
+        if name in ("data", "evaluation", "loader"):
             raise ValueError(f"{option}: set single fields of it here, as in --data.root DIR or --loader.backend NAME.")
         if section in sections and (not name.startswith(_READ) or name.startswith(_UNREAD_DATA)):
             raise ValueError(
                 f"{option}: evaluation does not read it, for it trains nothing and writes nothing; leave it out. Of "
-                "train.py's options it reads --data.* (but for sampling and class_weights), --loader.*, "
-                "--run.num_threads and --train.precision."
+                "train.py's options it reads --data.* (but for sampling and class_weights), --evaluation.*, "
+                "--loader.*, --run.num_threads and --train.precision."
             )
 
 

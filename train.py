@@ -15,26 +15,26 @@ from configs.load import config_to_dict, load_config
 from configs.schema import Config
 from engine.bad_samples import BadSampleLog
 from engine.build import (
+    build_average,
+    build_bn_loader,
     build_card,
     build_folder,
-    build_loss,
     build_phases,
     build_settings,
-    largest_input,
-    micro_batch_size,
+    check_fits,
     resolve_config,
     with_measured_input,
 )
-from engine.checkpoint import load_weights, scored_checkpoint
-from engine.evaluation import Evaluation, describe_result, evaluate, save_scores, summary_line
+from engine.build_loss import build_loss
+from engine.evaluation import describe_result, evaluate
+from engine.final import score_run
 from engine.fit import fit
-from engine.memory import check_memory
 from engine.opening import open_folder, save_preview
 from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Runtime, clear_errors, start_runtime
-from engine.state import Job, count_epochs
-from models.build import build_model, check_model, check_sizes
+from engine.state import Job
+from models.build import build_model, build_pretrained, check_model, check_sizes
 from models.start import start_from_images
 from models.surgery import list_layers
 from pipelines.build import (
@@ -42,6 +42,7 @@ from pipelines.build import (
     Place,
     build_data,
     build_loaders,
+    build_measuring_loader,
     check_dataset,
     describe_data,
     fingerprint_splits,
@@ -83,16 +84,12 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     module = runtime.place(build_network(config, data, show_progress=runtime.is_main))
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
-    phases = build_phases(config, loaders.train, layers=list_layers(module))
-    check_memory(
-        module,
-        largest_input(config, data.spec),
-        num_images=micro_batch_size(config, runtime),
-        device=runtime.device,
-        num_ranks=runtime.num_sharing,
-        autocast=runtime.autocast,
-    )
+    phases = build_phases(config, loaders.train, loaders.train_in_batches_of, layers=list_layers(module))
+    check_fits(config, module, spec=data.spec, runtime=runtime)
+    builders = (build_model, build_pretrained)
+    loss = build_loss(config, module, data.train, spec=data.spec, builders=builders, runtime=runtime)
     card = build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data))
+    card["teachers"] = loss.teachers
     open_folder(
         config,
         module,
@@ -108,32 +105,28 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     if config.dry_run:
         progress.say(f"dry run: nothing was trained; schedule and first images: {draw_run(folder, progress.say)}")
         return
-
-    def score(module: nn.Module, split: str, step: int) -> Evaluation:
-        loader = loaders.evaluation[split]
-        return evaluate(module, loader, num_classes=len(class_names), runtime=runtime, bad_log=job.bad_log, step=step)
-
+    bad_log, num_classes = BadSampleLog(folder, runtime=runtime, progress=progress), len(class_names)
+    score = partial(evaluate, num_classes=num_classes, runtime=runtime, bad_log=bad_log)
+    some_images = partial(build_measuring_loader, config, data, place=place, show_progress=runtime.is_main)
     job = Job(
         phases=phases,
-        loss_fn=build_loss(config, num_classes=len(class_names)),
-        validate=(lambda module, step: score(module, "val", step)) if "val" in loaders.evaluation else None,
+        loss_fn=loss.loss_fn,
+        validate=partial(score, loader=loaders.evaluation["val"]) if "val" in loaders.evaluation else None,
         card=card,
         config=config_to_dict(config),
-        bad_log=BadSampleLog(folder, runtime=runtime, progress=progress),
+        bad_log=bad_log,
         folder=folder,
         runtime=runtime,
         settings=build_settings(config, os.environ),
         progress=progress,
+        average=build_average(config, module, some_images),
+        bn_loader=build_bn_loader(config, module, some_images),
     )
     state = fit(module, job)
     if state.stopped_by is not None:
         return
-    load_weights(module, scored_checkpoint(folder.checkpoints))
-    scores = {split: score(module, split, state.step) for split in loaders.evaluation}
-    for split, final in scores.items():
-        progress.say(summary_line(final, split=split))
+    score_run(module, loaders.evaluation, job=job, state=state, tta=config.evaluation.tta)
     if runtime.is_main:
-        save_scores(folder, scores, class_names=class_names, step=state.step, epoch=count_epochs(state, job))
         progress.say(f"results, curves and checkpoints: {folder.path}; on one page: {draw_run(folder, progress.say)}")
 
 

@@ -11,6 +11,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from configs.check_average import check_average
+from configs.check_loss import check_loss
 from configs.check_optim import check_optim
 from configs.imports import is_import_path
 from configs.operations import read_operations
@@ -108,7 +110,7 @@ _AT_LEAST: dict[str, float] = {
     "distill.features_weight": 0,
     "average.ema_every_steps": 1,
     "average.swa_start_epoch": 0,
-    "average.bn_images": 1,
+    "average.bn_images": 2,  # of one there is no variance
     "train.bn_images": 0,
     "schedule.warmup_epochs": 0,
     "schedule.warmup_start_lr_frac": 0,
@@ -174,7 +176,10 @@ _AT_MOST: dict[str, float] = {
     "optim.ns_steps": 99,
     "optim.layer_decay": 1,
     "loss.target_threshold": 1,
+    "loss.focal_gamma": 100,
+    "loss.adjustment_tau": 100,
     "distill.weight": 1,
+    "distill.features_weight": 1e9,
     "schedule.final_lr_frac": 1,
     "schedule.warmup_start_lr_frac": 1,
     "schedule.cycle_mult": 100,
@@ -213,11 +218,13 @@ def check_config(config: Config) -> None:
     _check_ranges(config)
     _check_unread(config)
     _check_combinations(config)
+    check_loss(config)
     check_optim(config)
     check_input(config.input)
     _check_schedule(config.schedule, epochs=config.train.epochs)
     _check_sizes(config.augment, epochs=config.train.epochs)
     _check_mix_until(config.augment.mix_until_epoch, epochs=config.train.epochs)
+    check_average(config)
     if read_operations(config.augment.operations) and config.augment.albumentations is not None:
         raise ValueError(
             "augment.operations and augment.albumentations are both set, and all that is done to pixels has one place; "
@@ -234,13 +241,19 @@ def check_config(config: Config) -> None:
 
 
 def check_batch(config: Config, *, world_size: int) -> None:
-    """Checks that the global batch divides into equal micro-batches.
+    """Checks that every global batch divides into equal micro-batches.
 
     Raises:
-        ValueError: It does not; the message offers the multiples on either side.
+        ValueError: One does not; the message offers the multiples on either side.
     """
-    accumulation = config.train.accumulation or 1
-    batch, repeats = config.train.global_batch_size, config.augment.repeats
+    for _, size in config.train.batch_sizes:
+        _check_batch_size(config, size, key="train.batch_sizes: a size", world_size=world_size)
+    if not config.train.batch_sizes:
+        _check_batch_size(config, config.train.global_batch_size, key="train.global_batch_size", world_size=world_size)
+
+
+def _check_batch_size(config: Config, batch: int, *, key: str, world_size: int) -> None:
+    accumulation, repeats = config.train.accumulation or 1, config.augment.repeats
     mixes = config.augment.mix_prob > 0 and (config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0)
     parts = math.lcm(world_size * accumulation, repeats, 2 if mixes else 1)
     if batch % parts == 0:
@@ -254,7 +267,7 @@ def check_batch(config: Config, *, world_size: int) -> None:
         reason = f"is not divisible by augment.repeats={repeats}"
     else:
         reason = "is odd, but mixup and CutMix take images in pairs"
-    raise ValueError(f"train.global_batch_size={batch} {reason}; use {offers}.")
+    raise ValueError(f"{key}={batch} {reason}; use {offers}.")
 
 
 def check_input(spec: InputSpec) -> None:

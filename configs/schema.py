@@ -399,12 +399,12 @@ class AverageConfig:
 
     Attributes:
         ema_decay: Exponential moving average: part (0 to below 1) that it keeps at each step, such as 0.999; 0 = none.
-        ema_warmup: Whether it keeps less in the first steps: at most (1 + step) / (10 + step).
+        ema_warmup: Whether it keeps less at first: at its update t at most (1 + t) / (10 + t).
         ema_every_steps: Optimizer steps between its updates.
-        swa_start_epoch: Stochastic weight averaging (Izmailov et al. 2018): from this epoch on, the mean of the weights
-            at the end of each epoch. Default: none.
+        swa_start_epoch: Stochastic weight averaging (Izmailov et al. 2018): the mean of the weights at the end of this
+            epoch, counted from 0, and of each that follows. Default: none.
         swa_lr_frac: Learning rate from there on, as a fraction of lr. Default: the schedule goes on.
-        bn_images: Training images by which BatchNorm's statistics of the SWA are measured.
+        bn_images: Training images by which BatchNorm's statistics of the SWA are measured, whole batches of them.
     """
 
     ema_decay: float = 0.0
@@ -460,8 +460,8 @@ class TrainConfig:
         accumulation: Micro-batches per optimizer step. Default: what the launcher was told, else 1.
         precision: fp32, bf16 or fp16 (mixed), fp64 (everything). Default: what the launcher was told, else fp32.
         sync_bn: Whether BatchNorm takes its statistics over the processes' batches together; on GPUs alone.
-        bn_images: Training images by which BatchNorm's statistics are measured anew when training ends, as evaluation
-            sees them; 0 = they stay. For augment.sizes_px.
+        bn_images: Training images, as evaluation sees them, by which BatchNorm's statistics are measured anew when the
+            last epoch ends, before val is scored; 0 = they stay. For augment.sizes_px.
         early_stop_epochs: Stop when top-1 on val (ties: the loss) has not improved for so many epochs. Default: never.
     """
 

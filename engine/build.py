@@ -1,8 +1,8 @@
-"""Configuration -> what the loop needs: loss, optimizer, schedule, phases."""
+"""Configuration -> what the loop needs: optimizer, schedule, phases; the loss is engine/build_loss.py's."""
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ from torch.optim import Optimizer
 from configs.load import config_to_dict, default_run_folder, replace_section
 from configs.own_pipeline import hash_pipeline, read_pipeline
 from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
+from engine.averages import Ema, Swa
+from engine.batchnorm import has_batch_norm
 from engine.checkpoint import newest_card
 from engine.groups import sort_parameters
-from engine.losses import LossFn, supervised
+from engine.memory import check_memory
 from engine.optimizers import make_optimizer
+from engine.phases import split_by_batch_size
 from engine.record import RunFolder
 from engine.runtime import Runtime, launcher_settings
 from engine.schedules import (
@@ -75,27 +78,74 @@ def build_folder(config: Config) -> RunFolder:
     return RunFolder(Path(config.run.out) / "dry_run" if config.dry_run else config.run.out)
 
 
-def build_phases(config: Config, loader: Loader, *, layers: Sequence[Sequence[str]] = ()) -> list[Phase]:
-    """The phases of plain training: one; `layers` as in `build_optimizer`."""
+def build_phases(
+    config: Config,
+    loader: Loader,
+    loader_of: Callable[[int], Loader] | None = None,
+    *,
+    layers: Sequence[Sequence[str]] = (),
+) -> list[Phase]:
+    """The phases of plain training: one, or one for each of train.batch_sizes, which go on where the one before ends.
+
+    Args:
+        config: The run's.
+        loader: Training batches of the size that training begins with.
+        loader_of: Global batch size -> training batches, for the sizes that follow.
+        layers: As in `build_optimizer`.
+    """
     assert config.train.accumulation is not None, "resolve_config has decided it"
-    return [
-        Phase(
-            name="train",
-            loader=loader,
-            epochs=config.train.epochs,
-            accumulation=config.train.accumulation,
-            build_optimizer=functools.partial(build_optimizer, config.optim, layers=layers),
-            lr_factor=build_schedule(config, steps_per_epoch=loader.steps_per_epoch),
-            lr_factors=build_group_schedules(config, steps_per_epoch=loader.steps_per_epoch),
-            momentum_at=build_momentum(config, steps_per_epoch=loader.steps_per_epoch),
-            plateau=build_plateau(config.schedule),
+    first = Phase(
+        name="train",
+        loader=loader,
+        epochs=config.train.epochs,
+        accumulation=config.train.accumulation,
+        build_optimizer=functools.partial(build_optimizer, config.optim, layers=layers),
+        lr_factor=build_schedule(config, steps_per_epoch=loader.steps_per_epoch),
+        lr_factors=build_group_schedules(config, steps_per_epoch=loader.steps_per_epoch),
+        momentum_at=build_momentum(config, steps_per_epoch=loader.steps_per_epoch),
+        plateau=build_plateau(config.schedule),
+    )
+    if not config.train.batch_sizes:
+        return [first]
+    assert loader_of is not None, "train.batch_sizes needs it"
+    return split_by_batch_size(
+        first,
+        config.train.batch_sizes,
+        loader_of,
+        batch_lr=config.train.batch_lr,
+        base_size=config.train.global_batch_size,
+    )
+
+
+def build_average(config: Config, module: nn.Module, loader_of: Callable[[int], Loader]) -> Ema | Swa | None:
+    """The average of the weights that a run has, if it has one.
+
+    Args:
+        config: The run's.
+        module: The network.
+        loader_of: Number of images -> a loader of that many training images, as evaluation shows them.
+    """
+    average = config.average
+    if average.ema_decay > 0:
+        return Ema(average.ema_decay, average.ema_warmup, average.ema_every_steps)
+    if average.swa_start_epoch is not None:
+        return Swa(average.swa_start_epoch, loader_of(average.bn_images) if has_batch_norm(module) else None)
+    return None
+
+
+def build_bn_loader(config: Config, module: nn.Module, loader_of: Callable[[int], Loader]) -> Loader | None:
+    """Images by which BatchNorm's statistics are measured when training ends, if they are; arguments as above.
+
+    Raises:
+        ValueError: They are to be, but there are none.
+    """
+    num_images = config.train.bn_images
+    if num_images and not has_batch_norm(module):
+        raise ValueError(
+            f"train.bn_images={num_images}, but the network {config.model.name} has no BatchNorm with running "
+            "statistics; drop it."
         )
-    ]
-
-
-def build_loss(config: Config, *, num_classes: int) -> LossFn:
-    """The loss function of plain training."""
-    return supervised(num_classes=num_classes, label_smoothing=config.loss.label_smoothing)
+    return loader_of(num_images) if num_images else None
 
 
 def build_optimizer(optim: OptimConfig, module: nn.Module, *, layers: Sequence[Sequence[str]] = ()) -> Optimizer:
@@ -193,9 +243,10 @@ def build_plateau(schedule: ScheduleConfig) -> Plateau | None:
 
 
 def micro_batch_size(config: Config, runtime: Runtime) -> int:
-    """Images that one rank computes at a time in training."""
+    """Images that one rank computes at a time in training, at the most."""
     assert config.train.accumulation is not None, "resolve_config has decided it"
-    return -(-config.train.global_batch_size // (runtime.world_size * config.train.accumulation))
+    largest = max([size for _, size in config.train.batch_sizes] or [config.train.global_batch_size])
+    return -(-largest // (runtime.world_size * config.train.accumulation))
 
 
 def largest_input(config: Config, spec: InputSpec) -> tuple[int, int, int]:
@@ -204,6 +255,22 @@ def largest_input(config: Config, spec: InputSpec) -> tuple[int, int, int]:
     assert spec.channels is not None, "as above"
     size_px = max([spec.size_px, *(size_px for _, size_px in config.augment.sizes_px)])
     return spec.channels, size_px, size_px
+
+
+def check_fits(config: Config, module: nn.Module, *, spec: InputSpec, runtime: Runtime) -> None:
+    """Checks that a micro-batch of the largest images fits into memory.
+
+    Raises:
+        MemoryError: It does not; the message gives the number of images that do.
+    """
+    check_memory(
+        module,
+        largest_input(config, spec),
+        num_images=micro_batch_size(config, runtime),
+        device=runtime.device,
+        num_ranks=runtime.num_sharing,
+        autocast=runtime.autocast,
+    )
 
 
 def build_settings(config: Config, environ: Mapping[str, str]) -> FitSettings:

@@ -2,7 +2,8 @@
 
 step_00000120.tmp/ -> files written and synced -> manifest with their sha256 -> renamed to step_00000120/
 
-model.safetensors   weights and buffers
+model.safetensors   weights and buffers, from which training goes on
+average.safetensors their average, by which the run is judged; there where it has one
 model.json          what they are: model name and arguments, classes, input specification
 training_state.pt   optimizer, loader, step and sums; loads with weights_only
 manifest.json       step, best step, sha256 of the others
@@ -16,13 +17,16 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+Weights = Literal["judged", "raw"]
+
 _FILES = ("model.safetensors", "model.json", "training_state.pt")
+_AVERAGE = "average.safetensors"
 _NAME = re.compile(r"step_(\d{8,})(?:\.tmp|\.old)?")
 _NUM_LISTED = 10  # keys of a mismatch that an error lists before it only counts them
 
@@ -35,6 +39,7 @@ def save_checkpoint(
     weights: Mapping[str, Tensor],
     card: Mapping[str, Any],
     training_state: Mapping[str, Any],
+    average: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Writes `folder/step_<step>`; until it is whole, it is called .tmp, and nothing else is touched.
 
@@ -45,6 +50,7 @@ def save_checkpoint(
         weights: A state dict, each tensor in memory of its own (`engine.writer.snapshot`).
         card: What the weights are, plain values.
         training_state: Tensors and plain values, what training needs to go on.
+        average: A state dict of averaged weights, like `weights`; None where there is no average.
 
     Returns:
         The new checkpoint.
@@ -57,10 +63,12 @@ def save_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # left by a kill
         temporary.mkdir(parents=True)
-        save_file({name: value.contiguous() for name, value in weights.items()}, temporary / _FILES[0])
+        tensors = {_FILES[0]: weights} | ({} if average is None else {_AVERAGE: average})
+        for name, values in tensors.items():
+            save_file({key: value.contiguous() for key, value in values.items()}, temporary / name)
         (temporary / _FILES[1]).write_text(json.dumps(card, indent=2) + "\n")
         torch.save(dict(training_state), temporary / _FILES[2])
-        digests = {name: _sync_and_hash(temporary / name) for name in _FILES}
+        digests = {name: _sync_and_hash(temporary / name) for name in (*_FILES, *tensors.keys() - _FILES)}
         manifest = {"step": step, "best_step": best_step, "sha256": digests}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         _sync_and_hash(temporary / "manifest.json")
@@ -167,13 +175,24 @@ def newest_card(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def load_weights(module: nn.Module, checkpoint: Path) -> None:
+def has_average(checkpoint: Path) -> bool:
+    """Whether a whole checkpoint holds averaged weights beside those of training."""
+    return _AVERAGE in read_manifest(checkpoint)["sha256"]
+
+
+def load_weights(module: nn.Module, checkpoint: Path, *, weights: Weights = "judged") -> None:
     """Loads the weights of a checkpoint into a module of the same architecture.
+
+    Args:
+        module: Where to.
+        checkpoint: A whole one.
+        weights: judged = the averaged ones where there are some, by which the run is judged; raw = those from which
+            training goes on.
 
     Raises:
         ValueError: Names or shapes differ; `-` lists what the module misses, `+` what the checkpoint has beyond it.
     """
-    loaded = load_file(checkpoint / "model.safetensors")
+    loaded = load_file(checkpoint / (_AVERAGE if weights == "judged" and has_average(checkpoint) else _FILES[0]))
     wanted = module.state_dict()
     lines = [f"  - {name} {_shape(wanted[name])}" for name in wanted if name not in loaded]
     lines += [f"  + {name} {_shape(loaded[name])}" for name in loaded if name not in wanted]
@@ -221,10 +240,11 @@ def _set_aside(checkpoint: Path) -> Path:
     return leaving
 
 
-def _find_damage(checkpoint: Path, *, names: tuple[str, ...] = _FILES) -> str | None:
+def _find_damage(checkpoint: Path, *, names: tuple[str, ...] = (*_FILES, _AVERAGE)) -> str | None:
     try:
         digests = read_manifest(checkpoint)["sha256"]
-        broken = [name for name in names if _hash(checkpoint / name) != digests[name]]
+        present = [name for name in names if name != _AVERAGE or name in digests]
+        broken = [name for name in present if _hash(checkpoint / name) != digests[name]]
     except FileNotFoundError as error:
         return f"incomplete ({Path(error.filename).name} is missing)"
     except (ValueError, KeyError, TypeError):

@@ -9,13 +9,16 @@ function of the step, and the loader's position is two numbers. So a run that co
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from engine.averages import Average, Ema, Swa
+from engine.batchnorm import measure_bn
 from engine.clock import Clock, Pace
-from engine.evaluation import to_metrics
+from engine.evaluation import Evaluation, to_metrics
 from engine.optimizers import main_lr
 from engine.resume import restore_phase, restore_state, save_state
 from engine.schedules import PlateauState
@@ -49,7 +52,7 @@ def fit(module: nn.Module, job: Job) -> TrainState:
             plateau are asked for without val; or among several processes a parameter takes no part in the loss.
     """
     _check_val(job)
-    state, runtime = TrainState(module), job.runtime
+    state, runtime = TrainState(module, average=None if job.average is None else Average(module)), job.runtime
     saved = restore_state(state, job)
     runtime.start_trackers(job.folder.path, first_step=state.step, config=job.config)
     runtime.watch(stall_s=60 * job.settings.stall_minutes)
@@ -91,10 +94,11 @@ def _build_hands(job: Job, signals: Signals) -> Hands:
 
 def _train_phases(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, Any] | None) -> None:
     """Trains to the end, or until it is told to stop, or no longer learns."""
+    live: Live | None = None
     for number in range(state.phase, len(job.phases)):
         if number != state.phase:
-            state.phase, state.phase_step, state.plateau = number, 0, PlateauState()
-        live = _begin_phase(state, job, hands, saved=saved)
+            state.phase, state.phase_step = number, 0
+        live = _begin_phase(state, job, hands, saved=saved, before=live)
         saved = None
         while state.is_epoch_ending or state.phase_step < live.phase.num_steps:
             if not state.is_epoch_ending:
@@ -128,8 +132,14 @@ def _is_stale(state: TrainState, job: Job) -> bool:
     return True
 
 
-def _begin_phase(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, Any] | None) -> Live:
+def _begin_phase(
+    state: TrainState, job: Job, hands: Hands, *, saved: dict[str, Any] | None, before: Live | None
+) -> Live:
     phase = job.phases[state.phase]
+    if phase.keeps_optimizer and before is not None:
+        return before._replace(phase=phase, clock=Clock())
+    if saved is None:
+        state.plateau = PlateauState()
     if phase.trains is not None:
         for name, parameter in state.module.named_parameters():
             parameter.requires_grad_(phase.trains(name))
@@ -190,7 +200,9 @@ def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> No
             with job.runtime.autocast():
                 output = job.loss_fn(module, part)
             job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
-        sums = {name: value.long() for name, value in output.sums.items()}
+        sums = {
+            name: value.double() if value.is_floating_point() else value.long() for name, value in output.sums.items()
+        }
         add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
     if job.runtime.world_size > 1:
         _check_gradients(state.module)
@@ -206,6 +218,8 @@ def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> No
     optimizer.zero_grad()
     state.step += 1
     state.phase_step += 1
+    if state.average is not None and isinstance(job.average, Ema) and state.step % job.average.every_steps == 0:
+        state.average.add(state.module, job.average)
 
 
 def _check_gradients(module: nn.Module) -> None:
@@ -249,22 +263,48 @@ def _end_epoch(state: TrainState, live: Live, job: Job) -> None:
     metrics |= {"train/ids_hash": f"{int(totals['ids_hash']) % 2**64:016x}", **_pace_metrics(pace, live, job)}
     if totals["num_bad"]:
         metrics["train/num_bad"] = int(totals["num_bad"])
-    job.runtime.average_buffers(state.module)
-    if job.validate is not None:
-        score = job.validate(state.module, state.step)
-        metrics |= to_metrics(score, split="val")
-        state.num_stale_epochs += 1
-        if (score.top1_frac, -score.loss) > state.best_score:
-            state.best_score, state.best_step = (score.top1_frac, -score.loss), state.step
-            state.num_stale_epochs = 0
-        if live.phase.plateau is not None:
-            state.plateau = live.phase.plateau.after_epoch(state.plateau, val_loss=score.loss)
-    state.is_epoch_ending = False
     epoch = round(progress_in_epochs(state, job))
+    _settle_weights(state, job, epoch=epoch)
+    if job.validate is not None:
+        metrics |= _validate(state, live, job, validate=job.validate)
+    state.is_epoch_ending = False
     row = {"step": state.step, "epoch": epoch, **metrics, "train/epoch_s": round(pace.seconds, 3)}
     job.progress.end_epoch(epoch, row)
     _write_row(row, job)
     save_state(state, live, job)
+
+
+def _settle_weights(state: TrainState, job: Job, *, epoch: int) -> None:
+    """After `epoch` epochs: the weights, and their average, as they are scored and saved, the same on every rank."""
+    runtime, average = job.runtime, state.average
+    runtime.average_buffers(state.module)
+    if average is not None and isinstance(job.average, Swa) and epoch > job.average.start_epoch:
+        average.add(state.module, job.average)
+        if job.average.bn_loader is not None:
+            measure_bn(average.module, job.average.bn_loader, runtime=runtime)
+    if average is not None and isinstance(job.average, Ema):
+        runtime.take_buffers_of_main(average.module)
+    if job.bn_loader is not None and epoch == sum(phase.epochs for phase in job.phases):
+        measure_bn(state.module, job.bn_loader, runtime=runtime)
+        if average is not None and isinstance(job.average, Ema):
+            measure_bn(average.module, job.bn_loader, runtime=runtime)
+
+
+def _validate(
+    state: TrainState, live: Live, job: Job, *, validate: Callable[..., Evaluation]
+) -> dict[str, float | int]:
+    """The metrics of val, `val_raw` of the weights beside their average; what goes by the scores goes by `val`."""
+    score = validate(state.judged, step=state.step)
+    metrics = to_metrics(score, split="val")
+    if state.judged is not state.module:
+        metrics |= to_metrics(validate(state.module, step=state.step), split="val_raw")
+    state.num_stale_epochs += 1
+    if (score.top1_frac, -score.loss) > state.best_score:
+        state.best_score, state.best_step = (score.top1_frac, -score.loss), state.step
+        state.num_stale_epochs = 0
+    if live.phase.plateau is not None:
+        state.plateau = live.phase.plateau.after_epoch(state.plateau, val_loss=score.loss)
+    return metrics
 
 
 def _write_row(row: dict[str, Any], job: Job) -> None:

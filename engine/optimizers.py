@@ -64,7 +64,8 @@ def _make_one(name: OptimizerName, groups: Sequence[ParameterGroup], optim: Opti
 
 def _make_timm(name: str, plain: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
     """timm's; its Lamb shortens gradients by itself unless told not to, which here is optim.clip_norm."""
-    from timm.optim import Lamb, Lars  # a second, so only where it is used
+    from timm.optim.lamb import Lamb  # a second, so only where it is used
+    from timm.optim.lars import Lars
 
     optimizer: Optimizer = (
         Lamb(plain, eps=optim.eps, max_grad_norm=None)
@@ -136,7 +137,7 @@ class Muon(Optimizer):
                 assert matrix.data_ptr() == parameter.data_ptr(), "a view: what is done to it is done to the weight"
                 matrix.grad = None if parameter.grad is None else _as_matrix(parameter.grad, like=parameter)
                 self._inner.state[matrix] = self.state[parameter]
-        self._inner.step()
+        self._inner.step()  # type: ignore[no-untyped-call]
 
 
 def _as_matrix(tensor: Tensor, *, like: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ class Joined(Optimizer):
         """The states of all, in their order."""
         for one in self.optimizers:
             own = {parameter for group in one.param_groups for parameter in group["params"]}
-            one.state = {parameter: self.state[parameter] for parameter in own if parameter in self.state}  # type: ignore[assignment]
+            one.state = {parameter: self.state[parameter] for parameter in own if parameter in self.state}
         states = [one.state_dict() for one in self.optimizers]
         for one in self.optimizers:
             one.state = self.state

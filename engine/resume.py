@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.checkpoint import (
     best_checkpoint,
+    has_average,
     load_training_state,
     load_weights,
     newest_checkpoint,
@@ -51,8 +52,11 @@ def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
         return None
     job.runtime.from_main(lambda: best_checkpoint(checkpoint))  # that it is broken is found now, not at the end
     _check_card(read_card(checkpoint), job.card, checkpoint=checkpoint)
-    load_weights(state.module, checkpoint)
+    load_weights(state.module, checkpoint, weights="raw")
     saved = load_training_state(checkpoint)
+    if state.average is not None and has_average(checkpoint):
+        load_weights(state.average.module, checkpoint)
+        state.average.num_averaged = saved["num_averaged"]
     state.phase, state.step, state.phase_step = saved["phase"], saved["step"], saved["phase_step"]
     state.best_step, state.best_score = saved["best_step"], tuple(saved["best_score"])
     state.logged, state.num_bad_written = saved["logged"], saved.get("num_bad_written", 0)
@@ -67,7 +71,7 @@ def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
 
 
 def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path) -> None:
-    """Checks that a checkpoint was trained on the images that are there now."""
+    """Checks that a checkpoint was trained on the images, and by the teachers, that are there now."""
     splits = saved["data"] | card["data"]
     differing = [f"{split}/" for split in splits if saved["data"].get(split) != card["data"].get(split)]
     differing += [key for key in ("class_names", "input") if saved[key] != card[key]]
@@ -75,6 +79,13 @@ def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path
         raise ValueError(
             f"the data has changed since {checkpoint} was written: {', '.join(differing)} (names, labels or "
             "sizes of images or files). Restore it, or start a new run with another --run.out."
+        )
+    then, now = saved.get("teachers", {}), card.get("teachers", {})
+    changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    if changed:
+        raise ValueError(
+            f"the weights of distill.teachers {', '.join(changed)} have changed since {checkpoint} was written, so the "
+            "run would go on learning something else. Restore them, or start a new run with another --run.out."
         )
 
 
@@ -97,6 +108,7 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
     settle_bad(state, live, job, num_bad=int(totals["num_bad"]))
     runtime, settings = job.runtime, job.settings
     _check_weights(state, job)
+    average = state.average if state.judged is not state.module else None
     live.hands.orders.note_saved()
     if runtime.is_main:
         live.hands.writer.wait()  # memory holds one snapshot at a time
@@ -113,6 +125,7 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
             "num_stale_epochs": state.num_stale_epochs,
             "is_epoch_ending": state.is_epoch_ending,
             "plateau": list(state.plateau),
+            "num_averaged": 0 if average is None else average.num_averaged,
             "loader": live.phase.loader.state_dict(),
             "optimizer": live.prepared.optimizer.state_dict(),
             "scaler": runtime.scaler_state(),
@@ -124,6 +137,7 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
             step=state.step,
             best_step=state.best_step if settings.select == "best" else None,
             weights=snapshot(state.module.state_dict()),
+            average=None if average is None else snapshot(average.module.state_dict()),
             training_state=snapshot(training_state),
         )
         live.hands.writer.submit(write)
@@ -136,11 +150,18 @@ def _write(
     step: int,
     best_step: int | None,
     weights: dict[str, Tensor],
+    average: dict[str, Tensor] | None,
     training_state: dict[str, Any],
 ) -> None:
     folder, keep = job.folder.checkpoints, job.settings.keep_checkpoints
     save_checkpoint(
-        folder, step=step, best_step=best_step, weights=weights, card=job.card, training_state=training_state
+        folder,
+        step=step,
+        best_step=best_step,
+        weights=weights,
+        card=job.card,
+        training_state=training_state,
+        average=average,
     )
     if job.settings.control is not None:  # in the run folder the checkpoints say it
         control.say("saved", f"step {step}")
@@ -149,7 +170,8 @@ def _write(
 
 def _check_weights(state: TrainState, job: Job) -> None:
     """Raises NonFiniteLossError on every rank before weights are saved that no run could continue from."""
-    finite = [value.isfinite().all() for value in state.module.state_dict().values() if value.is_floating_point()]
+    values = [*state.module.state_dict().values(), *state.judged.state_dict().values()]
+    finite = [value.isfinite().all() for value in values if value.is_floating_point()]
     if job.runtime.sum_over_ranks((~torch.stack(finite)).sum()).item():
         raise NonFiniteLossError(
             f"the weights are not finite after step {state.step}; the run has stopped without saving them. {ADVICE}"

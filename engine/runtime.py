@@ -234,6 +234,17 @@ class Runtime:
             if buffer.is_floating_point():
                 buffer.copy_(self.sum_over_ranks(buffer) / self.world_size)
 
+    def take_buffers_of_main(self, module: nn.Module) -> None:
+        """Sets floating-point buffers to those of rank 0, from which DDP starts every forward pass, too.
+
+        Of an average over steps, that is what a run that continues has on every rank.
+        """
+        if self.world_size == 1:
+            return
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self.sum_over_ranks(buffer if self.is_main else torch.zeros_like(buffer)))
+
     def wait_for_all(self) -> None:
         """Returns when every rank has come here."""
         self._accelerator.wait_for_everyone()

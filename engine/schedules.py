@@ -32,7 +32,7 @@ def polynomial(*, num_steps: float, power: float, final_frac: float) -> LrFactor
 
     def factor(step: float) -> float:
         progress = min(step / num_steps, 1.0)
-        return final_frac + (1 - final_frac) * (1 - progress) ** power
+        return float(final_frac + (1 - final_frac) * (1 - progress) ** power)
 
     return factor
 

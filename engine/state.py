@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from engine.averages import Average, Ema, Swa
 from engine.bad_samples import BadSampleLog
 from engine.clock import Clock
 from engine.evaluation import Evaluation
@@ -33,7 +34,8 @@ class Phase(NamedTuple):
     of each group's learning rate. lr_factors: the same for groups that end sooner, by their `until_epoch`. momentum_at:
     optimizer step -> momentum (or first beta), None to leave it. plateau: lowers the learning rate by the loss on val.
     trains: parameter name -> whether it is trained; None leaves each as it is, so that what a network of your own
-    freezes stays frozen.
+    freezes stays frozen. keeps_optimizer: whether optimizer and plateau go on as the phase before has left them;
+    `build_optimizer` then serves a run that continues here.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Phase(NamedTuple):
     momentum_at: LrFactor | None = None
     plateau: Plateau | None = None
     trains: Callable[[str], bool] | None = None
+    keeps_optimizer: bool = False
 
     @property
     def num_steps(self) -> int:
@@ -83,15 +86,16 @@ class FitSettings(NamedTuple):
 class Job(NamedTuple):
     """What stays the same throughout a fit.
 
-    phases: in their order. loss_fn: what is learned. validate: (module, step) -> score on val, None without val. card:
+    phases: in their order. loss_fn: what is learned. validate: (module, step=) -> score on val, None without val. card:
     what the weights are, kept in each checkpoint. config: the configuration as nested dicts, for trackers. bad_log:
     where images that cannot be read are written. folder, runtime, settings, progress: where, with whom, how, what is
-    shown.
+    shown. average: of the weights, None for none. bn_loader: training images by which BatchNorm's statistics are
+    measured anew when training ends, None to leave them.
     """
 
     phases: list[Phase]
     loss_fn: LossFn
-    validate: Callable[[nn.Module, int], Evaluation] | None
+    validate: Callable[..., Evaluation] | None
     card: dict[str, Any]
     config: dict[str, Any]
     bad_log: BadSampleLog
@@ -99,6 +103,8 @@ class Job(NamedTuple):
     runtime: Runtime
     settings: FitSettings
     progress: Progress
+    average: Ema | Swa | None = None
+    bn_loader: Loader | None = None
 
 
 @dataclasses.dataclass
@@ -110,7 +116,7 @@ class TrainState:
     of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`; num_stale_epochs: epochs
     since. grad_norm: of the newest step that measured it, on the device. plateau: of the present phase.
     is_epoch_ending: whether the present epoch's steps are all done, but not what comes at its end. stopped_by: why
-    training ended early; None where it went on to its end.
+    training ended early; None where it went on to its end. average: the averaged weights; None in a run without.
     """
 
     module: nn.Module
@@ -128,6 +134,12 @@ class TrainState:
     plateau: PlateauState = dataclasses.field(default_factory=PlateauState)
     is_epoch_ending: bool = False
     stopped_by: str | None = None
+    average: Average | None = None
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that the run is judged by: the averaged one, once there is an average."""
+        return self.average.module if self.average is not None and self.average.num_averaged else self.module
 
 
 class Hands(NamedTuple):

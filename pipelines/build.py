@@ -6,11 +6,14 @@ These, build_augment.py, build_pack.py, build_preview.py and build_study.py are 
 configuration.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from configs.load import replace_section
 from configs.schema import Config
 from pipelines.build_data import (
     Data,
@@ -23,7 +26,14 @@ from pipelines.build_data import (
     splits_of,
 )
 from pipelines.build_executor import Backend, Place, choose_backend, fit_of
-from pipelines.build_loader import build_evaluation_loader, build_training_loader, size_at, weights_of
+from pipelines.build_loader import (
+    build_evaluation_loader,
+    build_measuring_loader,
+    build_training_loader,
+    in_batches_of,
+    size_at,
+    weights_of,
+)
 from pipelines.build_pack import Packed, Storing, has_shards, pack_data, verify_packed
 from pipelines.build_preview import build_preview
 from pipelines.build_study import DataLoaderOptions, StudyLoader, build_study_loader
@@ -51,6 +61,7 @@ __all__ = [  # the door of this room: what others import from here, wherever it 
     "build_data",
     "build_evaluation_loader",
     "build_loaders",
+    "build_measuring_loader",
     "build_preview",
     "build_study_loader",
     "build_training_loader",
@@ -74,10 +85,13 @@ _NUM_CLASSES_SHOWN = 6
 class Loaders(NamedTuple):
     """Batches of train, shuffled and augmented, and of val and test (where there are such) for evaluation.
 
-    sampling: how often images are met, in words, where that is not once per epoch.
+    train: of the size that training begins with. train_in_batches_of: global batch size -> the same in other batches;
+    one of them may be iterated at a time. sampling: how often images are met, in words, where that is not once per
+    epoch.
     """
 
     train: PlannedLoader
+    train_in_batches_of: Callable[[int], PlannedLoader]
     evaluation: dict[str, PlannedLoader]
     backend: Backend
     sampling: str
@@ -90,8 +104,12 @@ def build_loaders(config: Config, data: Data, *, place: Place, show_progress: bo
         ValueError: The global batch does not fit the data or the world size, or an image cannot be read.
     """
     evaluated = [split for split in ("val", "test") if getattr(data, split) is not None]
+    (_, first_size), *_ = config.train.batch_sizes or ((0, config.train.global_batch_size),)
+    first = replace_section(config, "train", global_batch_size=first_size)
+    train = build_training_loader(first, data, place=place, show_progress=show_progress)
     return Loaders(
-        train=build_training_loader(config, data, place=place, show_progress=show_progress),
+        train=train,
+        train_in_batches_of=partial(in_batches_of, loader=train, config=config, data=data, place=place),
         evaluation={
             split: build_evaluation_loader(config, data, split, place=place, show_progress=show_progress)
             for split in evaluated

@@ -8,6 +8,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from configs.load import replace_section
 from configs.schema import Config, InputSpec
 from pipelines.build_augment import (
     build_augmentation,
@@ -23,10 +24,10 @@ from pipelines.effects import Effects, Mixing, draw_effects
 from pipelines.execution import Executor
 from pipelines.geometry import carry_out_plan
 from pipelines.loader import Draw, PlannedLoader
-from pipelines.order import EvaluationOrder, Share, TrainingOrder, Weighting
+from pipelines.order import EvaluationOrder, Share, TrainingOrder, Weighting, epoch_permutation
 from pipelines.parallel import RowPool
 from pipelines.plan import Plan, plan_evaluation, plan_training
-from pipelines.policy import Policy
+from pipelines.policy import Action, Policy
 from pipelines.sampling import sampling_weights
 from pipelines.source import Source
 from pipelines.tail import Tail
@@ -43,6 +44,19 @@ def build_training_loader(
     """
     parts = training_parts(config, data, place=place, num_views=num_views)
     return join(config, data, parts, place=place, show_progress=show_progress)
+
+
+def in_batches_of(
+    global_batch_size: int, *, loader: PlannedLoader, config: Config, data: Data, place: Place
+) -> PlannedLoader:
+    """The loader of train with another global batch size; what both need is there once (`in_other_batches`).
+
+    Raises:
+        ValueError: The global batch does not fit the data or the world size.
+    """
+    config = replace_section(config, "train", global_batch_size=global_batch_size)
+    parts = training_parts(config, data, place=place)
+    return loader.in_other_batches(order=parts.order, draw=parts.draw)
 
 
 def training_parts(config: Config, data: Data, *, place: Place, num_views: int = 1) -> Parts:
@@ -115,20 +129,55 @@ def build_evaluation_loader(
     Raises:
         ValueError: There is no such split, or an image cannot be read.
     """
-    source, fit, size_px = split_of(data, split), fit_of(data.spec), given(data.spec.size_px)
+    source = split_of(data, split)
     order = EvaluationOrder(
         len(source.labels_N),
         batch_size_per_rank=config.loader.eval_batch_size_per_rank,
         rank=place.rank,
         world_size=place.world_size,
     )
+    parts = Parts(split, source, order, _evaluation_draw(source, data.spec), config.data.on_bad_eval_sample)
+    return join(config, data, parts, place=place, show_progress=show_progress)
+
+
+def build_measuring_loader(
+    config: Config, data: Data, num_images: int, *, place: Place, show_progress: bool
+) -> PlannedLoader:
+    """Some images of train, as evaluation shows them, in batches that mix the classes, for statistics of the network.
+
+    Which ones follows from the seed, and the batches are the same at any world size. They are whole: of more images
+    than a batch (loader.eval_batch_size_per_rank) holds, those that do not fill another one are left out; so are images
+    that cannot be read where training replaces them.
+
+    Raises:
+        ValueError: An image cannot be read, and is not to be replaced.
+    """
+    batch_size, seed = config.loader.eval_batch_size_per_rank, config.run.seed
+    ids_N = epoch_permutation(len(data.train.labels_N), seed=seed, epoch=0)
+    ids_N = ids_N[~np.isin(ids_N, list(data.train.bad))][:num_images]
+    num_whole = len(ids_N) // batch_size * batch_size
+    source = data.train.take(np.sort(ids_N[: num_whole or len(ids_N)]))
+    num_taken = len(source.labels_N)
+    order = EvaluationOrder(
+        num_taken,
+        batch_size_per_rank=batch_size,
+        rank=place.rank,
+        world_size=place.world_size,
+        ids_N=epoch_permutation(num_taken, seed=seed, epoch=0),
+    )
+    action: Action = "raise" if config.data.on_bad_sample == "raise" else "exclude"
+    parts = Parts("train", source, order, _evaluation_draw(source, data.spec), action)
+    return join(config, data, parts, place=place, show_progress=show_progress)
+
+
+def _evaluation_draw(source: Source, spec: InputSpec) -> Draw:
+    """Every image as it is, at the size of evaluation."""
+    fit, size_px = fit_of(spec), given(spec.size_px)
 
     def draw_plan(share: Share, epoch: int, step: int) -> Plan:
         return plan_evaluation(share.ids_N, sizes_N2=source.sizes_N2[share.ids_N], fit=fit, size_px=size_px)
 
-    draw = Draw(draw_plan, lambda plan, share, epoch, step: Effects())
-    parts = Parts(split, source, order, draw, config.data.on_bad_eval_sample)
-    return join(config, data, parts, place=place, show_progress=show_progress)
+    return Draw(draw_plan, lambda plan, share, epoch, step: Effects())
 
 
 def size_at(epoch: float, *, config: Config, spec: InputSpec) -> int:

@@ -6,6 +6,7 @@ order -> share of the step -> policy (known bad) -> plan -> executor (may run ah
       -> policy (found bad) -> transfer -> effects -> tail -> Batch
 """
 
+import copy
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -99,13 +100,8 @@ class PlannedLoader:
         own_pipeline: str | None = None,
     ) -> None:
         self.num_samples = len(labels_N)
-        self.steps_per_epoch = order.steps_per_epoch
-        self.num_left_out = order.num_left_out
-        num_counted = min(self.num_samples, order.steps_per_epoch * order.samples_per_step)
-        self.max_num_bad = math.ceil(max_bad_frac * num_counted - 1e-9)
+        self._max_bad_frac = max_bad_frac
         self._labels_N = labels_N
-        self._order = order
-        self._draw = draw
         self._executor = executor
         self._policy = policy
         self._repair = repair
@@ -115,10 +111,28 @@ class PlannedLoader:
         if own_pipeline is not None:
             self._identity["albumentations"] = own_pipeline
         self._device = device
+        self._begin(order, draw)
+
+    def _begin(self, order: Order, draw: Draw) -> None:
+        self.steps_per_epoch = order.steps_per_epoch
+        self.num_left_out = order.num_left_out
+        num_counted = min(self.num_samples, order.steps_per_epoch * order.samples_per_step)
+        self.max_num_bad = math.ceil(self._max_bad_frac * num_counted - 1e-9)
+        self._order = order
+        self._draw = draw
         self._met: list[BadSample] = []
         self._is_open = False
         self._epoch = 0
         self._step = 0
+
+    def in_other_batches(self, *, order: Order, draw: Draw) -> "PlannedLoader":
+        """A loader of the same split, at its beginning, whose steps are other ones.
+
+        It shares executor, transfer and memory with this one, so only one of the two may be iterated at a time.
+        """
+        other = copy.copy(self)
+        other._begin(order, draw)
+        return other
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches from the present position to the end of the epoch; one iteration at a time.

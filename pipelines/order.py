@@ -151,9 +151,26 @@ def _sequences(num_samples: int, *, weighting: Weighting | None, seed: int) -> C
 
 
 class EvaluationOrder:
-    """Every sample exactly once. A batch holds the same samples at any world size; only who computes it changes."""
+    """Every sample exactly once. A batch holds the same samples at any world size; only who computes it changes.
 
-    def __init__(self, num_samples: int, *, batch_size_per_rank: int, rank: int, world_size: int) -> None:
+    Args:
+        num_samples: How many samples there are.
+        batch_size_per_rank: Samples per batch.
+        rank: This process.
+        world_size: How many there are.
+        ids_N: int64 (N,), the samples in the order in which they come. Default: as they are numbered.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        batch_size_per_rank: int,
+        rank: int,
+        world_size: int,
+        ids_N: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self._ids_N = ids_N
         self.num_samples = num_samples
         self.samples_per_step = batch_size_per_rank * world_size
         self.steps_per_epoch = -(-num_samples // self.samples_per_step)
@@ -166,8 +183,9 @@ class EvaluationOrder:
         """Batch number `step * world_size + rank`; `epoch` changes nothing."""
         start = (step * self._world_size + self._rank) * self._batch_size
         positions_N = np.arange(start, start + self._batch_size)
+        places_N = np.minimum(positions_N, self.num_samples - 1)
         return Share(
-            ids_N=np.minimum(positions_N, self.num_samples - 1),
+            ids_N=places_N if self._ids_N is None else self._ids_N[places_N],
             copies_N=np.zeros_like(positions_N),
             positions_N=positions_N,
             valid_N=positions_N < self.num_samples,

@@ -29,10 +29,12 @@ PANELS = {
         Line("train/loss", "train, per log step", BLUE, alpha=0.3),
         Line("train/epoch_loss", "train", BLUE, marker="."),
         Line("val/loss", "val", ORANGE, marker="."),
+        Line("val_raw/loss", "val, weights not averaged", ORANGE, alpha=0.4),
     ),
     "top-1 accuracy (%)": (
         Line("train/epoch_top1_frac", "train", BLUE, scale=100, marker="."),
         Line("val/top1_frac", "val", ORANGE, scale=100, marker="."),
+        Line("val_raw/top1_frac", "val, weights not averaged", ORANGE, scale=100, alpha=0.4),
     ),
     "learning rate": (Line("lr", "learning rate", GREEN),),
     "images per second": (Line("train/images_per_s", "_train", BLUE),),

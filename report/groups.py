@@ -154,7 +154,7 @@ def _scored_on(
         "data set": config.get("data", {}).get("dataset"),
         "images": f"{num_samples:,} of {split}",
         "class names": environment.get("class_names"),
-        "fingerprint": environment.get("fingerprints", {}).get(split),
+        "fingerprint": environment.get("fingerprints", {}).get(split.partition("_")[0]),  # test_raw are images of test
     }
 
 

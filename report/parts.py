@@ -31,6 +31,8 @@ _COLUMNS = {  # key of metrics.jsonl: (heading, factor, format)
     "val/loss": ("val loss", 1, ".4f"),
     "val/top1_frac": ("val top-1 %", 100, ".2f"),
     "val/top5_frac": ("val top-5 %", 100, ".2f"),
+    "val_raw/loss": ("val loss, not averaged", 1, ".4f"),
+    "val_raw/top1_frac": ("val top-1 %, not averaged", 100, ".2f"),
     "lr": ("learning rate", 1, ".3g"),
     "train/images_per_s": ("images/s", 1, ",.0f"),
     "train/data_wait_frac": ("wait %", 100, ".0f"),

@@ -38,9 +38,10 @@ class Summary(NamedTuple):
 
     is_finished: whether there is a result. scores: of the result; while there is none, of val after the last epoch.
     epochs_done, epochs_asked: of training. stale_epochs: those without a better score on val after which early stopping
-    ended the run, None where it did not. best_epoch: the one with the highest val top-1 (ties: lowest loss), None
-    without val. scored_epoch: the one that the scores are of, if known. minutes: of training. wait_frac: part of the
-    time spent waiting for data, after the first epoch where there are more.
+    ended the run, None where it did not. beside: what the score on test (or val) would be without the average of the
+    weights, or without test-time augmentation, in words. best_epoch: the one with the highest val top-1 (ties: lowest
+    loss), None without val. scored_epoch: the one that the scores are of, if known. minutes: of training. wait_frac:
+    part of the time spent waiting for data, after the first epoch where there are more.
     """
 
     is_finished: bool
@@ -53,6 +54,7 @@ class Summary(NamedTuple):
     minutes: float
     wait_frac: float | None
     num_parameters: int | None
+    beside: tuple[str, ...] = ()
 
 
 def summarise(
@@ -82,6 +84,7 @@ def summarise(
         minutes=train_minutes(rows),
         wait_frac=_wait_frac(epochs),
         num_parameters=environment.get("num_parameters"),
+        beside=_beside(last if result is None else result),
     )
 
 
@@ -90,7 +93,7 @@ def verdict(summary: Summary) -> str:
     if not summary.epochs_done and not summary.scores:
         return "nothing is trained yet"
     scores = [summary.scores[split].describe() for split in ("test", "val") if split in summary.scores]
-    parts = scores or ["no val and no test to score"]
+    parts = [*(scores or ["no val and no test to score"]), *summary.beside]
     asked = "" if summary.epochs_asked in (None, summary.epochs_done) else f" of {summary.epochs_asked}"
     parts.append(f"{summary.epochs_done}{asked} epochs in {_minutes(summary.minutes)}")
     if summary.stale_epochs is not None:
@@ -120,6 +123,14 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, Score]:
         if frac is not None and count:
             found[split] = Score(split, float(frac), int(count))
     return found
+
+
+def _beside(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """`test 97.50 % by the weights themselves, not their average`, and likewise without test-time augmentation."""
+    split = "test" if "test/top1_frac" in metrics else "val"
+    words = {"raw": "by the weights themselves, not their average", "single": "without test-time augmentation"}
+    fracs = {name: metrics.get(f"{split}_{name}/top1_frac") for name in words}
+    return tuple(f"{split} {100 * frac:.2f} % {words[name]}" for name, frac in fracs.items() if frac is not None)
 
 
 def _best_epoch(epochs: Rows) -> int | None:

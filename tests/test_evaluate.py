@@ -94,7 +94,7 @@ def test_the_checkpoints_own_model_and_input_cannot_be_overridden(run_folder, op
 
 
 READ = [
-    *(key for key in config_keys() if key.startswith(("data.", "loader."))),
+    *(key for key in config_keys() if key.startswith(("data.", "evaluation.", "loader."))),
     "run.num_threads",
     "train.precision",
 ]
@@ -126,7 +126,7 @@ def test_sections_and_parts_of_options_are_refused_likewise(words):
         check_overrides(words)
 
 
-@pytest.mark.parametrize("option", ["--data", "--loader"])
+@pytest.mark.parametrize("option", ["--data", "--evaluation", "--loader"])
 def test_a_section_that_is_read_is_set_field_by_field(option):
     with pytest.raises(ValueError, match=rf"^{option}: set single fields of it here, as in --data.root DIR"):
         check_overrides([option, "{}"])

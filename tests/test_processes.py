@@ -152,6 +152,40 @@ def test_batch_norm_statistics_are_averaged_before_they_are_saved(small_recipe, 
     assert f"test/top1_frac {result['test/top1_frac']}" in output
 
 
+def states_of(num_processes, recipes, out):
+    """What each rank ended with, a dict for each recipe: `tests/averages_of_ranks.py`."""
+    out.mkdir()
+    for number in range(len(recipes)):
+        (out / str(number)).mkdir()
+    words = ("tests/averages_of_ranks.py", str(out), *map(str, recipes))
+    succeed("torchrun", "--nproc-per-node", str(num_processes), *words)
+    return [torch.load(out / f"states_{rank}.pt", weights_only=True) for rank in range(num_processes)]
+
+
+def test_two_processes_agree_on_averages_batch_norm_and_early_stopping(small_recipe, tmp_path):
+    """With BatchNorm the ranks compute statistics of their own batches, and need not equal one process."""
+    recipes = []
+    average = {"average": {"ema_decay": 0.9, "ema_every_steps": 2}, "train": {"early_stop_epochs": 2, "epochs": 9}}
+    swa = {"average": {"swa_start_epoch": 1, "bn_images": 600}, "train": {"bn_images": 700}}
+    norm = {"model": {"name": "simple_cnn", "args": {"width": 8, "hidden": 32, "norm": "batch"}}}
+    for sections in (average | {"optim": {"lr": 0.5}}, swa | norm):
+        sections["train"] = {"precision": "fp64"} | sections["train"]
+        recipes.append(small_recipe(**sections, run={"trackers": []}).rename(tmp_path / f"{len(recipes)}.yaml"))
+    ((alone,),) = states_of(1, recipes[:1], tmp_path / "one")
+    (ema, measured), (other_ema, other_measured) = states_of(2, recipes, tmp_path / "two")
+    for state in (ema, other_ema):
+        for kind in ("raw", "average"):
+            for name, value in alone[kind].items():
+                assert torch.allclose(state[kind][name], value, rtol=0, atol=1e-9), (kind, name)
+        for name in ("step", "best_step", "num_stale_epochs"):
+            assert state[name] == alone[name]
+    assert ema["num_stale_epochs"] == 2, "it must stop early"
+    for kind in ("raw", "average"):
+        for name, value in measured[kind].items():
+            assert torch.equal(other_measured[kind][name], value), (kind, name)
+    assert any(name.endswith("running_var") for name in measured["raw"])
+
+
 def test_accelerate_on_cpu_without_multi_gpu_stops_and_says_what_to_type(small_recipe, tmp_path):
     command = ("accelerate", "launch", "--cpu", "--num_processes", "2", "train.py", "--config", str(small_recipe()))
     done = run_program(*command, "--run.out", str(tmp_path / "run"))

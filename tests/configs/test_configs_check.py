@@ -42,8 +42,12 @@ def with_key(config: Config, key: str, value: Any) -> Config:
     if key in check._READ_BY:
         choice_key, choices = check._READ_BY[key]
         config = with_choice(config, choice_key, choices[0])
+    if key.startswith("distill."):
+        config = with_values(config, distill__teachers=("runs/teacher",), distill__features={"a": "b"})
     for switch in check._READ_ABOVE_ZERO.get(key, ())[:1]:
         config = with_values(config, **{switch.replace(".", "__"): 0.5})
+    if key in ("average.swa_lr_frac", "average.bn_images"):
+        config = with_values(config, average__swa_start_epoch=1)
     return with_values(config, **{key.replace(".", "__"): value})
 
 

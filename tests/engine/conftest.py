@@ -133,6 +133,8 @@ def make_job(tmp_path, runtime, make_loader, data):
             "early_stop_epochs": None,
             "plateau": None,
             "momentum_at": None,
+            "average": None,
+            "bn_loader": None,
             "max_num_bad": 100,
         } | changes
         loss_fn, steps = supervised(num_classes=NUM_CLASSES, label_smoothing=values["label_smoothing"]), []
@@ -168,6 +170,8 @@ def make_job(tmp_path, runtime, make_loader, data):
             runtime=runtime,
             settings=FitSettings(**{name: values[name] for name in FitSettings._fields}),
             progress=progress,
+            average=values["average"],
+            bn_loader=values["bn_loader"],
         )
 
     return make

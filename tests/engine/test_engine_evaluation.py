@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 from torch import nn
 
-from engine.evaluation import Evaluation, evaluate, save_scores, summary_line, to_metrics
+from engine.evaluation import Evaluation, evaluate, logits_of_views, save_scores, summary_line, to_metrics
 from engine.record import RunFolder
 
 NUM_CLASSES = 7
@@ -218,3 +218,65 @@ def test_scores_of_a_run_are_kept_with_their_confusions(tmp_path, score_of, make
     confusions = folder.read_confusions()
     assert list(confusions) == ["val"]
     assert (confusions["val"] == score.confusion_KK).all()
+
+
+# --- test-time augmentation
+
+
+class Sensitive(nn.Module):
+    """Logits that see where things are: neither mirrored nor shifted images give the same."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 3 * 4, NUM_CLASSES))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(11, 2, 5, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def by_hand(module, images, *, down, right):
+    """The mean over both mirror images of images shifted down and right (or, below 0, up and left), by indices."""
+    height, width = images.shape[2:]
+    rows = [abs(row - down) if row - down < height else 2 * (height - 1) - (row - down) for row in range(height)]
+    columns = [abs(col - right) if col - right < width else 2 * (width - 1) - (col - right) for col in range(width)]
+    shifted = images[:, :, rows][:, :, :, columns]
+    return (module(shifted) + module(shifted[..., list(reversed(range(width)))])) / 2
+
+
+def test_views_are_averaged_as_written_by_hand(images):
+    module = Sensitive().double()
+    with torch.no_grad():
+        plain, pair = module(images), by_hand(module, images, down=0, right=0)
+        diagonals = [by_hand(module, images, down=way, right=way) for way in (1, -1)]
+        found = {tta: logits_of_views(module, (images,), tta=tta) for tta in ("none", "flip", "flip_shift")}
+    assert torch.equal(found["none"], plain)
+    assert torch.allclose(found["flip"], pair, rtol=0, atol=1e-14)
+    assert torch.allclose(found["flip_shift"], 0.5 * pair + 0.25 * sum(diagonals), rtol=0, atol=1e-14)
+    for one, other in (("none", "flip"), ("flip", "flip_shift")):
+        assert not torch.allclose(found[one], found[other], atol=1e-2)
+
+
+@pytest.mark.parametrize("tta", ["flip", "flip_shift"])
+def test_the_score_is_that_of_the_averaged_logits(score_of, make_loader, images, tta):
+    module, labels = Sensitive().double(), torch.arange(11) % NUM_CLASSES
+    score = score_of(module, make_loader(images, labels, batch_size=4), tta=tta)
+    logits_NK = logits_of_views(module, (images,), tta=tta).detach()
+    assert score.num_correct == (logits_NK.argmax(1) == labels).sum()
+    assert score.loss == pytest.approx(torch.nn.functional.cross_entropy(logits_NK, labels).item(), abs=1e-6)
+
+
+def test_scores_beside_that_of_a_split_have_no_classes_and_no_confusions(tmp_path, score_of, make_loader, data, module):
+    folder = RunFolder(tmp_path)
+    score = score_of(module, make_loader(*data, batch_size=10, split="val"))
+    names = [str(number) for number in range(NUM_CLASSES)]
+    save_scores(folder, {"test": score, "test_raw": score}, class_names=names, step=1, epoch=1)
+    keys = set(folder.read_result())
+    assert {"test/top1_frac", "test/top1_frac/0", "test_raw/top1_frac", "test_raw/loss"} <= keys
+    assert "test_raw/top1_frac/0" not in keys
+    assert list(folder.read_confusions()) == ["test"]

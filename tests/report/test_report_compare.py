@@ -185,6 +185,16 @@ def test_runs_scored_on_other_images_are_refused(make_run):
             check_same_images(runs)
 
 
+def test_runs_compared_by_their_weights_without_average_are_known_by_the_images_of_test(make_run):
+    folders = [make_run(name, result={"test_raw/top1_frac": 0.9}) for name in ("one", "two")]
+    for folder, fingerprint in zip(folders, ("aa", "bb"), strict=True):
+        environment = folder.read_environment() | {"fingerprints": {"test": fingerprint}}
+        folder.save_start(folder.read_config(), environment)
+    runs, _ = load_runs(folders, metric="test_raw/top1_frac")
+    with pytest.raises(ValueError, match="not scored on the same images"):
+        check_same_images(runs)
+
+
 def test_fingerprints_decide_where_every_run_has_one(make_run):
     folders = [make_run("one"), make_run("two", data={"dataset": "cifar10"}), make_run("three")]
     for folder, fingerprint in zip(folders, ("aa", "aa", "bb"), strict=True):

@@ -67,3 +67,11 @@ def test_a_folder_with_dollars_in_its_name_is_drawn(tmp_path):
 def test_reports_are_drawn_without_torch():
     program = "import sys, report.page, report.compare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_weights_beside_their_average_have_a_curve_of_their_own(tmp_path):
+    rows = [{"step": 1, "epoch": 1, "val/loss": 1.0, "val_raw/loss": 2.0, "val_raw/top1_frac": 0.3}]
+    labels = {line.get_label() for line in draw_panel(rows, panel="loss").axes[0].get_lines()}
+    assert labels == {"val", "val, weights not averaged"}
+    (line,) = draw_panel(rows, panel="top-1 accuracy (%)").axes[0].get_lines()
+    np.testing.assert_allclose(line.get_xydata(), [[1, 30]])

@@ -74,3 +74,13 @@ def test_waiting_is_weighed_by_time_and_leaves_out_the_first_epoch():
     assert summary_of(rows).wait_frac == pytest.approx((10 * 0.1 + 30 * 0.5) / 40)
     assert summary_of(rows[:1]).wait_frac == pytest.approx(0.9)
     assert summary_of([]).wait_frac is None
+
+
+def test_what_average_and_views_are_worth_stands_beside_the_score():
+    beside = {"test_raw/top1_frac": 0.975, "test_single/top1_frac": 0.98, "val_raw/top1_frac": 0.5}
+    line = verdict(summary_of(result=RESULT | beside))
+    assert (
+        "test 97.50 % by the weights themselves, not their average; test 98.00 % without test-time augmentation" in line
+    )
+    rows = [epoch_row(1, **{"val_raw/top1_frac": 0.25})]
+    assert "; val 25.00 % by the weights themselves, not their average; " in verdict(summary_of(rows, result=None))
