@@ -210,7 +210,7 @@ class GroupConfig:
 
     Attributes:
         match: Names of parameters, with * and ? as in file names; one that fits is enough.
-        only: vectors = of these, those of one dimension (biases, norms) alone; matrices = those of two and more alone.
+        only: all = all of these; vectors = those of one dimension (biases, norms); matrices = those of two and more.
         name: Their optimizer.
         lr: Their peak learning rate.
         weight_decay: Their weight decay.
