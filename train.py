@@ -20,15 +20,13 @@ from engine.build import (
     build_loss,
     build_phases,
     build_settings,
-    largest_input,
-    micro_batch_size,
+    check_fits,
     resolve_config,
     with_measured_input,
 )
 from engine.checkpoint import load_weights, scored_checkpoint
 from engine.evaluation import Evaluation, describe_result, evaluate, save_scores, summary_line
 from engine.fit import fit
-from engine.memory import check_memory
 from engine.opening import open_folder, save_preview
 from engine.progress import Progress
 from engine.record import RunFolder
@@ -55,7 +53,7 @@ def main() -> None:
         config = resolve_config(load_config(sys.argv[1:], prog="train.py", description=__doc__ or ""), os.environ)
         check_dataset(config.data)
         check_model(config.model)
-        runtime = start_runtime(config.train.precision, config.run)
+        runtime = start_runtime(config.train.precision, config.run, speed=config.speed, sync_bn=config.train.sync_bn)
         check_batch(config, world_size=runtime.world_size)
         folder = build_folder(config)
         progress = Progress(num_epochs=config.train.epochs, is_main=runtime.is_main)
@@ -83,14 +81,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
     phases = build_phases(config, loaders.train)
-    check_memory(
-        module,
-        largest_input(config, data.spec),
-        num_images=micro_batch_size(config, runtime),
-        device=runtime.device,
-        num_ranks=runtime.num_sharing,
-        autocast=runtime.autocast,
-    )
+    check_fits(config, module, data.spec, runtime)
     card = build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data))
     open_folder(
         config,
@@ -138,7 +129,13 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
 
 def build_network(config: Config, data: Data, *, show_progress: bool) -> nn.Module:
     """The network, checked against the data, and started from training images if it asks for them."""
-    module = build_model(config.model, num_classes=len(data.train.class_names), spec=data.spec, seed=config.run.seed)
+    module = build_model(
+        config.model,
+        num_classes=len(data.train.class_names),
+        spec=data.spec,
+        seed=config.run.seed,
+        has_checkpointing=config.speed.gradient_checkpointing,
+    )
     check_sizes(module, spec=data.spec, sizes_px=[size_px for _, size_px in config.augment.sizes_px])
     read_images = partial(read_training_images, config, data, show_progress=show_progress)
     start_from_images(module, read_images, seed=config.run.seed)

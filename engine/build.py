@@ -13,6 +13,7 @@ from configs.own_pipeline import hash_pipeline, read_pipeline
 from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
 from engine.checkpoint import newest_card
 from engine.losses import LossFn, supervised
+from engine.memory import check_memory
 from engine.record import RunFolder
 from engine.runtime import Runtime, launcher_settings
 from engine.schedules import (
@@ -159,6 +160,22 @@ def build_plateau(schedule: ScheduleConfig) -> Plateau | None:
     if schedule.name != "plateau":
         return None
     return Plateau(schedule.gamma, schedule.patience_epochs, schedule.threshold_frac, schedule.min_lr_frac)
+
+
+def check_fits(config: Config, module: nn.Module, spec: InputSpec, runtime: Runtime) -> None:
+    """Checks that the activations of a micro-batch of the largest images fit into memory.
+
+    Raises:
+        MemoryError: They do not; the message gives the number of images that do.
+    """
+    check_memory(
+        module,
+        largest_input(config, spec),
+        num_images=micro_batch_size(config, runtime),
+        device=runtime.device,
+        num_ranks=runtime.num_sharing,
+        autocast=runtime.autocast,
+    )
 
 
 def micro_batch_size(config: Config, runtime: Runtime) -> int:

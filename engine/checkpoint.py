@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from engine.sharding import like
+
 _FILES = ("model.safetensors", "model.json", "training_state.pt")
 _NAME = re.compile(r"step_(\d{8,})(?:\.tmp|\.old)?")
 _NUM_LISTED = 10  # keys of a mismatch that an error lists before it only counts them
@@ -188,6 +190,7 @@ def load_weights(module: nn.Module, checkpoint: Path) -> None:
             + "\n"
             "Give the model.name and model.args that it was trained with (its model.json says them)."
         )
+    loaded = {name: like(value, wanted[name]) for name, value in loaded.items()}
     wanted.update(loaded)  # and not `loaded` itself, which lacks the versions that some modules ask for (MNASNet)
     module.load_state_dict(wanted)
 

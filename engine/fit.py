@@ -132,6 +132,7 @@ def _begin_phase(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, 
     if phase.trains is not None:
         for name, parameter in state.module.named_parameters():
             parameter.requires_grad_(phase.trains(name))
+    job.runtime.shape(state.module)
     optimizer = phase.build_optimizer(state.module)
     prepared = job.runtime.prepare(state.module, optimizer)
     peak_lrs = [float(group["lr"]) for group in optimizer.param_groups]

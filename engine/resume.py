@@ -24,6 +24,7 @@ from engine.checkpoint import (
 )
 from engine.runtime import Prepared, Runtime
 from engine.schedules import PlateauState
+from engine.sharding import gather_tensors, local_part, optimizer_state_like
 from engine.state import Job, Live, TrainState
 from engine.stopping import Control
 from engine.totals import ADVICE, NonFiniteLossError, global_totals, settle_bad
@@ -80,9 +81,18 @@ def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path
 
 def restore_phase(saved: dict[str, Any], *, prepared: Prepared, loader: Loader, runtime: Runtime) -> None:
     """What `restore_state` gave back into the optimizer, the scaler and the loader of the present phase."""
-    prepared.optimizer.load_state_dict(saved["optimizer"])
+    optimizer = prepared.optimizer
+    groups = [
+        kept | _how(live) for kept, live in zip(saved["optimizer"]["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(optimizer_state_like(saved["optimizer"] | {"param_groups": groups}, optimizer))
     runtime.load_scaler_state(saved["scaler"])
     loader.load_state_dict(saved["loader"])
+
+
+def _how(group: dict[str, Any]) -> dict[str, Any]:
+    """How an optimizer computes, which a run may change when it goes on."""
+    return {name: group[name] for name in ("fused", "foreach", "capturable") if name in group}
 
 
 def save_state(state: TrainState, live: Live, job: Job) -> None:
@@ -100,6 +110,10 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
     live.hands.orders.note_saved()
     if runtime.is_main:
         live.hands.writer.wait()  # memory holds one snapshot at a time
+    weights, optimizer = state.module.state_dict(), live.prepared.optimizer.state_dict()
+    if runtime.is_sharding:
+        weights, optimizer = gather_tensors([weights, optimizer], keep=runtime.is_main)
+    if runtime.is_main:
         tensors = {name: torch.tensor(value, dtype=state.totals[name].dtype) for name, value in totals.items()}
         training_state = {
             "phase": state.phase,
@@ -114,7 +128,7 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
             "is_epoch_ending": state.is_epoch_ending,
             "plateau": list(state.plateau),
             "loader": live.phase.loader.state_dict(),
-            "optimizer": live.prepared.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": runtime.scaler_state(),
         }
         write = partial(
@@ -123,7 +137,7 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
             live.hands.control,
             step=state.step,
             best_step=state.best_step if settings.select == "best" else None,
-            weights=snapshot(state.module.state_dict()),
+            weights=snapshot(weights),
             training_state=snapshot(training_state),
         )
         live.hands.writer.submit(write)
@@ -149,7 +163,8 @@ def _write(
 
 def _check_weights(state: TrainState, job: Job) -> None:
     """Raises NonFiniteLossError on every rank before weights are saved that no run could continue from."""
-    finite = [value.isfinite().all() for value in state.module.state_dict().values() if value.is_floating_point()]
+    values = [local_part(value) for value in state.module.state_dict().values()]
+    finite = [value.isfinite().all() for value in values if value.is_floating_point()]
     if job.runtime.sum_over_ranks((~torch.stack(finite)).sum()).item():
         raise NonFiniteLossError(
             f"the weights are not finite after step {state.step}; the run has stopped without saving them. {ADVICE}"
