@@ -7,7 +7,6 @@ happen twice: dropout drops the same again, since torch restores its generators,
 would count a second time, is given copies of them that are thrown away.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -68,7 +67,10 @@ def _recompute(block: nn.Module) -> None:
     kind = type(block)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return checkpoint(partial(kind.forward, self), *args, use_reentrant=False, **kwargs)
+        def run(*args: Any, **kwargs: Any) -> Any:  # dynamo traces a function, and no bound method or partial
+            return kind.forward(self, *args, **kwargs)
+
+        return checkpoint(run, *args, use_reentrant=False, **kwargs)
 
     block.__class__ = type(f"Checkpointed{kind.__name__}", (kind,), {"forward": forward})
 
@@ -85,7 +87,8 @@ def _put_aside(norm: nn.Module, _: Any) -> None:
 
 
 def _put_back(norm: nn.Module, *_: Any) -> None:
-    norm._buffers.update(norm.__dict__.pop("_put_aside", {}))
+    if not torch.compiler.is_compiling():
+        norm._buffers.update(norm.__dict__.pop("_put_aside", {}))
 
 
 def _is_sequence(module: nn.Module) -> bool:
