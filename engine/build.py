@@ -207,6 +207,7 @@ def build_settings(config: Config, environ: Mapping[str, str]) -> FitSettings:
         max_minutes=run.max_minutes,
         stall_minutes=run.stall_minutes,
         slurm_end_s=float(slurm_end) if slurm_end.isdecimal() else None,
+        profile=run.profile,
     )
 
 

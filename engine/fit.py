@@ -16,6 +16,7 @@ from torch import nn
 
 from engine.clock import Clock, Pace
 from engine.evaluation import to_metrics
+from engine.profile import Profiler
 from engine.resume import restore_phase, restore_state, save_state
 from engine.schedules import PlateauState
 from engine.state import Hands, Job, Live, TrainState, count_epochs, progress_in_epochs, steps_per_epoch
@@ -85,7 +86,8 @@ def _build_hands(job: Job, signals: Signals) -> Hands:
         ),
         writing_s=lambda: writer.longest_s,
     )
-    return Hands(orders, control, writer)
+    profiler = Profiler(job.folder.path, is_on=settings.profile, runtime=runtime, progress=job.progress)
+    return Hands(orders, control, writer, profiler)
 
 
 def _train_phases(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, Any] | None) -> None:
@@ -152,7 +154,7 @@ def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
     if first_step == 0:
         state.totals, state.logged, state.num_bad_written = {}, {}, 0
     live.prepared.module.train()
-    for batch in live.clock.watch(phase.loader):
+    for batch in live.clock.watch(live.hands.profiler.watch(phase.loader, num_steps=last_step - state.phase_step)):
         job.runtime.watchdog.beat("computing", step=state.step)
         _optimizer_step(state, live, job, batch)
         count_bad(state, phase.loader.take_bad_samples())
@@ -186,16 +188,18 @@ def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> No
         job.runtime.seed(_micro_seed(job.settings.seed, state.step, index, job.runtime.rank))
         is_last = index == len(parts) - 1
         with contextlib.nullcontext() if is_last else job.runtime.no_sync(module):
-            with job.runtime.autocast():
+            with live.hands.profiler.range("forward"), job.runtime.autocast():
                 output = job.loss_fn(module, part)
-            job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
+            with live.hands.profiler.range("backward"):
+                job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
         sums = {name: value.long() for name, value in output.sums.items()}
         add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
     if job.runtime.world_size > 1:
         _check_gradients(state.module)
     _set_rates(live, step=state.phase_step, plateau=state.plateau)
-    optimizer.step()
-    optimizer.zero_grad()
+    with live.hands.profiler.range("optimizer"):
+        optimizer.step()
+        optimizer.zero_grad()
     state.step += 1
     state.phase_step += 1
 

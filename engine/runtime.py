@@ -132,7 +132,9 @@ class Runtime:
         """Device, processes, threads and precision in a line, for the screen and environment.json."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         processes = f"{self.world_size} process" + "es" * (self.world_size > 1)
-        return f"{name}, {processes}, {torch.get_num_threads()} CPU threads each, {self.precision}"
+        shared = f", parameters shared out among {self.world_size}" if self.is_sharding else ""
+        compiled = f", compiled ({self._compile_mode})" if self._compile_mode != "none" else ""
+        return f"{name}, {processes}, {torch.get_num_threads()} CPU threads each, {self.precision}{shared}{compiled}"
 
     def place(self, module: nn.Module) -> nn.Module:
         """The module on this device, in this precision, its filters channels_last as the batches are."""
