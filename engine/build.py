@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
@@ -12,6 +12,7 @@ from configs.load import config_to_dict, default_run_folder, replace_section
 from configs.own_pipeline import hash_pipeline, read_pipeline
 from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
 from engine.checkpoint import newest_card
+from engine.fused import fused_of
 from engine.losses import LossFn, supervised
 from engine.memory import check_memory
 from engine.record import RunFolder
@@ -78,7 +79,7 @@ def build_phases(config: Config, loader: Loader) -> list[Phase]:
             loader=loader,
             epochs=config.train.epochs,
             accumulation=config.train.accumulation,
-            build_optimizer=functools.partial(build_optimizer, config.optim),
+            build_optimizer=functools.partial(build_optimizer, config.optim, fused=config.speed.fused),
             lr_factor=build_schedule(config, steps_per_epoch=loader.steps_per_epoch),
             momentum_at=build_momentum(config, steps_per_epoch=loader.steps_per_epoch),
             plateau=build_plateau(config.schedule),
@@ -91,11 +92,11 @@ def build_loss(config: Config, *, num_classes: int) -> LossFn:
     return supervised(num_classes=num_classes, label_smoothing=config.loss.label_smoothing)
 
 
-def build_optimizer(optim: OptimConfig, module: nn.Module) -> Optimizer:
-    """The optimizer of all parameters that are trained.
+def build_optimizer(optim: OptimConfig, module: nn.Module, *, fused: Literal["auto", "on", "off"] = "off") -> Optimizer:
+    """The optimizer of all parameters that are trained; `fused` is speed.fused.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or torch has no fused one.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
@@ -107,6 +108,8 @@ def build_optimizer(optim: OptimConfig, module: nn.Module) -> Optimizer:
             else "the network has nothing to train: it has no parameters; give it a layer that has, such as nn.Linear."
         )
     given: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
+    if fused_of(fused, name=optim.name, device=parameters[0].device):
+        given["fused"] = True
     match optim.name:
         case "sgd":
             return SGD(parameters, momentum=optim.momentum, nesterov=optim.nesterov, **given)

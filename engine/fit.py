@@ -268,12 +268,14 @@ def _write_row(row: dict[str, Any], job: Job) -> None:
 
 
 def _pace_metrics(pace: Pace, live: Live, job: Job) -> dict[str, float]:
-    """Learning rate, global speed and data wait."""
+    """Learning rate, speed over all ranks and of each, data wait, and the memory of rank 0's GPU."""
+    memory_gib = job.runtime.take_peak_memory_gib()
     return {
         "lr": max(group["lr"] for group in live.prepared.optimizer.param_groups),
         "train/images_per_s": round(pace.images_per_s * job.runtime.world_size, 1),
+        "train/images_per_s_per_rank": round(pace.images_per_s, 1),
         "train/data_wait_frac": round(pace.wait_frac, 4),
-    }
+    } | ({} if memory_gib is None else {"train/gpu_memory_gib": round(memory_gib, 3)})
 
 
 def _set_rates(live: Live, *, step: int, plateau: PlateauState) -> None:

@@ -192,6 +192,14 @@ class Runtime:
         context: contextlib.AbstractContextManager[Any] = self._accelerator.no_sync(module)
         return context
 
+    def take_peak_memory_gib(self) -> float | None:
+        """The most memory that tensors have taken on this rank's GPU since the last call; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return float(peak) / 2**30
+
     def scaler_state(self) -> dict[str, Any] | None:
         """The state of the fp16 loss scaler, None without one."""
         return self._accelerator.scaler.state_dict() if self._accelerator.scaler is not None else None
