@@ -26,6 +26,7 @@ def check_speed(config: Config) -> None:
             f"speed.compile makes code for each image size, for {_MOST_SIZES} at most, but augment.sizes_px has "
             f"{len(sizes)}; use fewer, or --speed.compile none."
         )
+    # pytorch/pytorch#169545: an error at best, and wrong gradients at worst
     if speed.compile in ("reduce-overhead", "max-autotune") and (config.train.accumulation or 1) > 1:
         raise ValueError(
             f"speed.compile={speed.compile} records CUDA graphs, whose next run overwrites the gradients that "

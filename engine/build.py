@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from configs.check_speed import check_speed
 from configs.load import config_to_dict, default_run_folder, replace_section
 from configs.own_pipeline import hash_pipeline, read_pipeline
 from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
@@ -58,6 +59,7 @@ def resolve_config(config: Config, environ: Mapping[str, str]) -> Config:
         accumulation=config.train.accumulation or settings.accumulation or 1,
         precision=config.train.precision or settings.precision or "fp32",
     )
+    check_speed(config)  # the launcher may have told what does not go with it
     path, expected_hash = config.augment.albumentations, config.augment.albumentations_hash
     own_hash = None if path is None else hash_pipeline(read_pipeline(path, expected_hash=expected_hash))
     config = replace_section(config, "augment", albumentations_hash=own_hash)
