@@ -223,7 +223,7 @@ def _build(name: str, *, is_timm: bool) -> nn.Module:
 def _build_optimizer(module: nn.Module, *, is_timm: bool, fused: bool) -> torch.optim.Optimizer:
     if not is_timm:
         return torch.optim.SGD(module.parameters(), lr=_LR, momentum=0.9, weight_decay=1e-4, fused=fused)
-    from timm.optim._optim_factory import create_optimizer_v2
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         module, opt="momentum", lr=_LR, momentum=0.9, weight_decay=1e-4, filter_bias_and_bn=False, fused=fused

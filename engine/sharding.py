@@ -136,8 +136,14 @@ class BufferSharing:
     def _share(self, *_: Any) -> None:
         if self._is_due and self._module.training:
             self._is_due = False
+            buffers: dict[torch.dtype, list[Tensor]] = {}
             for buffer in self._module.buffers():
-                distributed.broadcast(buffer, 0)
+                buffers.setdefault(buffer.dtype, []).append(buffer)
+            for group in buffers.values():  # all of a kind at once: a ResNet has more than a hundred
+                flat = torch.cat([buffer.flatten() for buffer in group])
+                distributed.broadcast(flat, 0)
+                for buffer, values in zip(group, flat.split([buffer.numel() for buffer in group]), strict=True):
+                    buffer.copy_(values.view_as(buffer))
 
 
 @contextlib.contextmanager
