@@ -11,12 +11,17 @@ from torch import nn
 from configs.load import config_to_dict, differing_keys, replace_section
 from configs.own_pipeline import read_pipeline
 from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
+from engine.averages import Ema, Swa
 from engine.build import (
+    build_average,
+    build_bn_loader,
     build_card,
     build_momentum,
     build_optimizer,
+    build_phases,
     build_plateau,
     build_schedule,
+    micro_batch_size,
     resolve_config,
     with_card,
 )
@@ -216,3 +221,49 @@ def test_a_network_with_nothing_to_train_is_refused():
         build_optimizer(CONFIG.optim, frozen)
     with pytest.raises(ValueError, match="nothing to train: it has no parameters; give it a layer"):
         build_optimizer(CONFIG.optim, torch.nn.ReLU())
+
+
+NORMED, PLAIN = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Linear(2, 2)
+
+
+def named(num_images):
+    """Stands for a loader of so many images."""
+    return f"{num_images} images"
+
+
+def test_a_run_has_the_average_that_it_asks_for():
+    assert build_average(CONFIG, NORMED, named) is None
+    ema = replace_section(CONFIG, "average", ema_decay=0.99, ema_every_steps=3, ema_warmup=False)
+    assert build_average(ema, NORMED, named) == Ema(0.99, warmup=False, every_steps=3)
+    swa = replace_section(CONFIG, "average", swa_start_epoch=7, bn_images=50)
+    assert build_average(swa, NORMED, named) == Swa(7, bn_loader="50 images")
+    assert build_average(swa, PLAIN, named) == Swa(7, bn_loader=None), "there is nothing to measure"
+
+
+def test_images_for_batch_norm_are_loaded_only_where_there_is_some():
+    config = replace_section(CONFIG, "train", bn_images=80)
+    assert build_bn_loader(config, NORMED, named) == "80 images"
+    assert build_bn_loader(CONFIG, NORMED, named) is None
+    with pytest.raises(
+        ValueError, match=r"train\.bn_images=80, but the network simple_cnn has no BatchNorm with running .*; drop it"
+    ):
+        build_bn_loader(config, PLAIN, named)
+
+
+def test_batch_sizes_over_time_are_phases(make_loader, data, runtime):
+    config = replace_section(
+        CONFIG, "train", epochs=5, global_batch_size=8, accumulation=2, batch_sizes=((0, 6), (3, 12)), batch_lr="linear"
+    )
+    first, second = build_phases(
+        config, make_loader(*data, batch_size=6), lambda size: make_loader(*data, batch_size=size)
+    )
+    assert [(phase.epochs, phase.loader.batch_size, phase.accumulation) for phase in (first, second)] == [
+        (3, 6, 2),
+        (2, 12, 2),
+    ]
+    assert second.loader.state_dict()["epoch"] == 3
+    assert (first.lr_factor(0), second.lr_factor(0)) == (6 / 8, 12 / 8)
+    assert micro_batch_size(config, runtime) == 6
+    plain = replace_section(config, "train", batch_sizes=())
+    (whole,) = build_phases(plain, make_loader(*data, batch_size=8))
+    assert (whole.epochs, whole.keeps_optimizer, micro_batch_size(plain, runtime)) == (5, False, 4)
