@@ -5,6 +5,7 @@
 #   make setup   only makes .venv and installs
 #   make kills   the test that kills a run, with fifty kills instead of ten (ten minutes)
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
+#   make levers DATA=DIR   measures every lever of a recipe on CIFAR-10 (hours; it goes on where it was stopped)
 #   make study DATA=DIR   times ways of loading a folder of photographs, for docs/loader_study.md (minutes)
 #   make operations DATA=DIR   measures on a folder of photographs how near executors are to torchvision (minutes)
 #   make loaders DATA=DIR      measures loaders on a folder of JPEG files, ours and others', and shows them (an hour)
@@ -14,7 +15,7 @@ STUDY ?= digits
 DATA ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint kills recipes operations loaders study tables
+.PHONY: setup train test lint kills recipes levers operations loaders study tables
 
 setup: .venv/installed
 
@@ -42,6 +43,12 @@ kills: setup
 
 recipes: setup
 	$(BIN)/python -m benchmarks.recipes $(STUDY) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+levers: setup
+	for study in levers single_levers distill; do \
+		$(BIN)/python -m benchmarks.recipes $$study --data $(DATA) $(ARGS) || exit; \
+	done
+	$(BIN)/python -m benchmarks.publish
 
 operations: setup
 	$(BIN)/python -m benchmarks.operations --images $(DATA) $(ARGS)

@@ -19,25 +19,24 @@ from engine.build import (
     build_bn_loader,
     build_card,
     build_folder,
-    build_loss,
     build_phases,
     build_settings,
-    largest_input,
-    micro_batch_size,
+    check_fits,
     resolve_config,
     with_measured_input,
 )
+from engine.build_loss import build_loss
 from engine.evaluation import describe_result, evaluate
 from engine.final import score_run
 from engine.fit import fit
-from engine.memory import check_memory
 from engine.opening import open_folder, save_preview
 from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Runtime, clear_errors, start_runtime
 from engine.state import Job
-from models.build import build_model, check_model, check_sizes
+from models.build import build_model, build_pretrained, check_model, check_sizes
 from models.start import start_from_images
+from models.surgery import list_layers
 from pipelines.build import (
     Data,
     Place,
@@ -85,16 +84,12 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     module = runtime.place(build_network(config, data, show_progress=runtime.is_main))
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
-    phases = build_phases(config, loaders.train, loaders.train_in_batches_of)
-    check_memory(
-        module,
-        largest_input(config, data.spec),
-        num_images=micro_batch_size(config, runtime),
-        device=runtime.device,
-        num_ranks=runtime.num_sharing,
-        autocast=runtime.autocast,
-    )
+    phases = build_phases(config, loaders.train, loaders.train_in_batches_of, layers=list_layers(module))
+    check_fits(config, module, spec=data.spec, runtime=runtime)
+    builders = (build_model, build_pretrained)
+    loss = build_loss(config, module, data.train, spec=data.spec, builders=builders, runtime=runtime)
     card = build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data))
+    card["teachers"] = loss.teachers
     open_folder(
         config,
         module,
@@ -106,7 +101,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         progress=progress,
     )
     if runtime.is_main:
-        save_preview(phases, data.spec, folder=folder)
+        save_preview(phases, module, data.spec, folder=folder)
     if config.dry_run:
         progress.say(f"dry run: nothing was trained; schedule and first images: {draw_run(folder, progress.say)}")
         return
@@ -115,7 +110,7 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     some_images = partial(build_measuring_loader, config, data, place=place, show_progress=runtime.is_main)
     job = Job(
         phases=phases,
-        loss_fn=build_loss(config, num_classes=num_classes),
+        loss_fn=loss.loss_fn,
         validate=partial(score, loader=loaders.evaluation["val"]) if "val" in loaders.evaluation else None,
         card=card,
         config=config_to_dict(config),

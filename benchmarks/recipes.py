@@ -59,6 +59,53 @@ AUGMENTATIONS = {
     "+ CutMix": f"{_ALTERNATING} --augment.cutmix_alpha 1.0",
 }
 
+# From the course's network to the best recipe, each lever on top of those before it; ten epochs each but for the last.
+_CROPS = "--augment.crop pad --augment.flip alternating"
+_CYCLE = (
+    "--optim.name sgd --optim.lr 0.1 --optim.momentum 0.9 --optim.nesterov true --optim.weight_decay 0.0005 "
+    "--schedule.name one_cycle --schedule.rise_frac 0.2"
+)
+_NARROW = "--model.args.widths [32,64,64]"
+LEVER_PATH = {
+    "plain": ("cifar10/simple_cnn", ""),
+    "+ BatchNorm": ("cifar10/simple_cnn_bn", ""),
+    "+ crop and alternating flip": ("cifar10/simple_cnn_bn", _CROPS),
+    "+ Nesterov SGD, one cycle": ("cifar10/simple_cnn_bn", f"{_CROPS} {_CYCLE}"),
+    "+ label smoothing 0.1": ("cifar10/simple_cnn_bn", f"{_CROPS} {_CYCLE} --loss.label_smoothing 0.1"),
+    "airbench's network, a quarter as wide": ("cifar10/airbench", f"{_NARROW} --train.epochs 10"),
+    "+ Muon": ("cifar10/speedrun94", f"{_NARROW} --train.epochs 10 --evaluation.tta none"),
+    "+ test-time augmentation": ("cifar10/speedrun94", f"{_NARROW} --train.epochs 10"),
+    "+ full width: the best recipe": ("cifar10/speedrun94", ""),
+}
+# Single levers, each alone on top of the narrow network for five epochs.
+_SHORT = f"{_NARROW} --train.epochs 5"
+LEVERS = {
+    "none": _SHORT,
+    "+ EMA 0.99": f"{_SHORT} --average.ema_decay 0.99",
+    "+ SWA of the last two epochs": f"{_SHORT} --average.swa_start_epoch 3 --average.swa_lr_frac 0.1",
+    "+ mixup 0.2": f"{_SHORT} --augment.mixup_alpha 0.2",
+    "+ CutMix": f"{_SHORT} --augment.cutmix_alpha 1.0",
+    "+ CutMix until epoch 4": f"{_SHORT} --augment.cutmix_alpha 1.0 --augment.mix_until_epoch 4",
+    "+ cutout 8": f"{_SHORT} --augment.cutout_px 8",
+    "+ progressive resizing": f"{_SHORT} --augment.sizes_px [[0,20],[2,26],[4,32]] --train.bn_images 5000",
+    "+ growing batches": f"{_SHORT} --train.batch_sizes [[0,128],[2,256],[4,512]]",
+    "+ no decay on norms and biases": f"{_SHORT} --optim.no_decay norms_and_biases",
+    "+ gradients clipped to 1": f"{_SHORT} --optim.clip_norm 1.0",
+    "focal loss": f"{_SHORT} --loss.name focal",
+    "binary cross entropy": f"{_SHORT} --loss.name bce --optim.lr 1.0",
+    "AdamW": f"{_SHORT} --optim.name adamw --optim.lr 0.01 --optim.momentum 0 --optim.nesterov false "
+    "--optim.weight_decay 0.05",
+    "LAMB": f"{_SHORT} --optim.name lamb --optim.lr 0.02 --optim.momentum 0 --optim.nesterov false",
+    "linear schedule": f"{_SHORT} --schedule.name linear --schedule.rise_frac 0.3 --schedule.warmup_epochs 1",
+}
+# The plain network, taught by the best recipe's first run as well.
+_TAUGHT = "--distill.teachers [%RUNS%/levers-speedrun94-0]"
+DISTILLED = {
+    "plain": "",
+    "taught by the best recipe": _TAUGHT,
+    "taught, and without labels": f"{_TAUGHT} --distill.weight 1",
+}
+
 STUDIES: dict[str, list[Cell]] = {
     "digits": _cells("digits/simple_cnn", seeds=5),
     "course": [
@@ -83,6 +130,19 @@ STUDIES: dict[str, list[Cell]] = {
         for overrides in AUGMENTATIONS.values()
     ],
     "best": _cells("cifar10/airbench", seeds=3),
+    "levers": [
+        Cell(f"configs/{recipe}.yaml", overrides, seed)
+        for seed in range(3)
+        for recipe, overrides in reversed(LEVER_PATH.values())  # the best recipe first: it teaches
+    ],
+    "single_levers": [
+        Cell("configs/cifar10/airbench.yaml", overrides, seed) for seed in range(3) for overrides in LEVERS.values()
+    ],
+    "distill": [
+        Cell("configs/cifar10/simple_cnn.yaml", overrides, seed)
+        for seed in range(3)
+        for overrides in DISTILLED.values()
+    ],
 }
 # Minutes count only of runs that went one at a time, with nothing else on the machine. Small networks are best run two
 # at a time; this is one more of each, alone. (digits and best are run alone as they are.)
@@ -112,7 +172,7 @@ def main() -> None:
 
     def work(cell: Cell) -> None:
         folder = options.runs / "-".join(
-            [options.study, Path(cell.recipe).stem, *cell.overrides.split(), str(cell.seed)]
+            [options.study, Path(cell.recipe).stem, *cell.overrides.replace("/", "_").split(), str(cell.seed)]
         )
         shares = note_start(folder, threads=threads, beside=beside, commit=code_commit())
         run_cell(cell, folder, data=options.data, threads=threads)
@@ -177,7 +237,8 @@ def run_cell(cell: Cell, folder: Path, *, data: str | None, threads: int) -> Non
         RuntimeError: train.py failed.
     """
     needs_root = yaml.safe_load((ROOT / cell.recipe).read_text())["data"]["dataset"] == "folder"
-    command = [sys.executable, "train.py", "--config", cell.recipe, *cell.overrides.split()]
+    overrides = cell.overrides.replace("%RUNS%", str(folder.parent.resolve()))
+    command = [sys.executable, "train.py", "--config", cell.recipe, *overrides.split()]
     command += ["--data.root", str(Path(str(data)).resolve())] if needs_root else []
     command += ["--run.seed", str(cell.seed), "--run.out", str(folder.resolve()), "--run.num_threads", str(threads)]
     with open(f"{folder}.log", "a") as log:

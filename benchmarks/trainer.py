@@ -30,8 +30,9 @@ from benchmarks.recipes import code_commit
 from configs.load import config_to_dict, load_config, replace_section
 from configs.schema import Config, InputSpec
 from engine.bad_samples import BadSampleLog
-from engine.build import build_loss, build_phases, build_settings, resolve_config
+from engine.build import build_phases, build_settings, resolve_config
 from engine.fit import fit
+from engine.losses import supervised
 from engine.progress import Progress
 from engine.record import RunFolder, describe_environment
 from engine.runtime import keep_freed_memory, start_runtime
@@ -128,7 +129,7 @@ def measure_ours(images_NHWC: Any, labels_N: Any, *, seconds: float) -> float:
         folder, progress = RunFolder(path), Progress(num_epochs=1000, is_main=False)
         job = Job(
             phases=build_phases(config, loader),
-            loss_fn=build_loss(config, num_classes=_NUM_CLASSES),
+            loss_fn=supervised(num_classes=_NUM_CLASSES),
             validate=None,
             card={"data": {}, "class_names": list(names), "input": config_to_dict(_SPEC), "model": {}},
             config=config_to_dict(config),

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from configs.check_average import check_average
+from configs.check_loss import check_loss
+from configs.check_optim import check_optim
 from configs.imports import is_import_path
 from configs.operations import read_operations
 from configs.schema import AugmentConfig, Config, InputSpec, ScheduleConfig
@@ -71,8 +73,10 @@ _READ_BY_DATA: dict[str, tuple[DataKind, ...]] = {
 
 # field -> fields of which one must be above 0, else it is not read; set all the same, it is an error
 _READ_ABOVE_ZERO: dict[str, tuple[str, ...]] = {
+    "schedule.warmup_start_lr_frac": ("schedule.warmup_epochs",),
     "augment.erase_scale": ("augment.erase_prob",),
     "augment.erase_ratio": ("augment.erase_prob",),
+    "augment.mix_until_epoch": ("augment.mixup_alpha", "augment.cutmix_alpha"),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -92,7 +96,6 @@ _AT_LEAST: dict[str, float] = {
     "augment.cutmix_alpha": 0,
     "augment.mix_prob": 0,
     "augment.mix_switch_prob": 0,
-    "augment.mix_until_epoch": 0,
     "augment.erase_prob": 0,
     "augment.noise_std": 0,
     "augment.cutout_px": 0,
@@ -100,6 +103,7 @@ _AT_LEAST: dict[str, float] = {
     "optim.weight_decay": 0,
     "optim.momentum": 0,
     "optim.ns_steps": 1,
+    "optim.layer_decay": 1e-3,
     "loss.focal_gamma": 0,
     "loss.adjustment_tau": 0,
     "distill.weight": 0,
@@ -112,6 +116,7 @@ _AT_LEAST: dict[str, float] = {
     "schedule.warmup_start_lr_frac": 0,
     "schedule.cooldown_epochs": 0,
     "schedule.cycle_mult": 1,
+    "schedule.cycle_decay": 1e-3,
     "schedule.step_epochs": 1,
     "schedule.final_lr_frac": 0,
     "schedule.start_lr_frac": 0,
@@ -134,15 +139,14 @@ _ABOVE_ZERO = (
     "optim.lr",
     "optim.eps",
     "optim.trust_coefficient",
-    "optim.layer_decay",
     "optim.clip_norm",
     "optim.clip_value",
     "schedule.gamma",
     "schedule.power",
     "schedule.cycle_epochs",
-    "schedule.cycle_decay",
     "distill.temperature",
     "average.swa_lr_frac",
+    "augment.mix_until_epoch",
     "run.max_minutes",
 )
 _FRACTIONS_BELOW_ONE = (
@@ -169,12 +173,16 @@ _AT_MOST: dict[str, float] = {
     "augment.mix_switch_prob": 1,
     "augment.erase_prob": 1,
     "augment.noise_std": 1,
-    "optim.ns_steps": 100,
+    "optim.ns_steps": 99,
     "optim.layer_decay": 1,
     "loss.target_threshold": 1,
+    "loss.focal_gamma": 100,
+    "loss.adjustment_tau": 100,
     "distill.weight": 1,
+    "distill.features_weight": 1e9,
     "schedule.final_lr_frac": 1,
     "schedule.warmup_start_lr_frac": 1,
+    "schedule.cycle_mult": 100,
     "schedule.cycle_decay": 1,
     "schedule.start_lr_frac": 1,
     "schedule.threshold_frac": 1,
@@ -210,9 +218,12 @@ def check_config(config: Config) -> None:
     _check_ranges(config)
     _check_unread(config)
     _check_combinations(config)
+    check_loss(config)
+    check_optim(config)
     check_input(config.input)
     _check_schedule(config.schedule, epochs=config.train.epochs)
     _check_sizes(config.augment, epochs=config.train.epochs)
+    _check_mix_until(config.augment.mix_until_epoch, epochs=config.train.epochs)
     check_average(config)
     if read_operations(config.augment.operations) and config.augment.albumentations is not None:
         raise ValueError(
@@ -354,6 +365,8 @@ def _check_ranges(config: Config) -> None:
 def _check_unread(config: Config) -> None:
     for key, (choice_key, choices) in _READ_BY.items():
         default, chosen = _default(config, key), value_at(config, choice_key)
+        if choice_key == "optim.name" and any(group.name in choices for group in config.optim.groups):
+            continue
         if chosen not in choices and value_at(config, key) != default:
             raise ValueError(
                 f"{key}={value_at(config, key)} is read only with {choice_key}={' or '.join(choices)}, but "
@@ -417,13 +430,6 @@ def _check_combinations(config: Config) -> None:
             raise ValueError(f"data.class_weights.{name}={factor} must be a number above 0; for example 2.")
     if config.run.out == "":
         raise ValueError("run.out is empty; give a folder, or leave the option out.")
-    if config.optim.nesterov and config.optim.momentum == 0:
-        raise ValueError("optim.nesterov=true needs optim.momentum above 0; use 0.9.")
-    if config.schedule.warmup_epochs >= config.train.epochs and config.schedule.warmup_epochs > 0:
-        raise ValueError(
-            f"schedule.warmup_epochs={config.schedule.warmup_epochs:g} leaves nothing of train.epochs="
-            f"{config.train.epochs}; use less, for example --schedule.warmup_epochs {(config.train.epochs - 1) / 10:g}."
-        )
 
 
 def _check_schedule(schedule: ScheduleConfig, *, epochs: int) -> None:
@@ -466,6 +472,14 @@ def _check_sizes(augment: AugmentConfig, *, epochs: int) -> None:
             raise ValueError(f"augment.sizes_px has a size of {size_px} pixels; use 1 to {_AT_MOST['input.size_px']}.")
         if augment.crop == "pad":
             check_pad(augment.pad_px, size_px=size_px)
+
+
+def _check_mix_until(until_epoch: float | None, *, epochs: int) -> None:
+    if until_epoch is not None and until_epoch >= epochs:
+        raise ValueError(
+            f"augment.mix_until_epoch={until_epoch:g} is not before the end, train.epochs={epochs}; drop it to mix to "
+            f"the end, or use {epochs * 0.9:g}."
+        )
 
 
 def _check_own_pipeline(path: str | None) -> None:

@@ -1,12 +1,13 @@
-"""Configuration -> what the loop needs: loss, optimizer, schedule, phases."""
+"""Configuration -> what the loop needs: optimizer, schedule, phases; the loss is engine/build_loss.py's."""
 
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from configs.load import config_to_dict, default_run_folder, replace_section
 from configs.own_pipeline import hash_pipeline, read_pipeline
@@ -14,7 +15,9 @@ from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
 from engine.averages import Ema, Swa
 from engine.batchnorm import has_batch_norm
 from engine.checkpoint import newest_card
-from engine.losses import LossFn, supervised
+from engine.groups import sort_parameters
+from engine.memory import check_memory
+from engine.optimizers import make_optimizer
 from engine.phases import split_by_batch_size
 from engine.record import RunFolder
 from engine.runtime import Runtime, launcher_settings
@@ -23,10 +26,14 @@ from engine.schedules import (
     Plateau,
     constant,
     cosine,
+    cosine_restarts,
     cycle_momentum,
     multi_step,
     one_cycle,
+    polynomial,
+    squeezed,
     step_decay,
+    until,
     with_warmup,
 )
 from engine.state import FitSettings, Phase
@@ -71,13 +78,20 @@ def build_folder(config: Config) -> RunFolder:
     return RunFolder(Path(config.run.out) / "dry_run" if config.dry_run else config.run.out)
 
 
-def build_phases(config: Config, loader: Loader, loader_of: Callable[[int], Loader] | None = None) -> list[Phase]:
+def build_phases(
+    config: Config,
+    loader: Loader,
+    loader_of: Callable[[int], Loader] | None = None,
+    *,
+    layers: Sequence[Sequence[str]] = (),
+) -> list[Phase]:
     """The phases of plain training: one, or one for each of train.batch_sizes, which go on where the one before ends.
 
     Args:
         config: The run's.
         loader: Training batches of the size that training begins with.
         loader_of: Global batch size -> training batches, for the sizes that follow.
+        layers: As in `build_optimizer`.
     """
     assert config.train.accumulation is not None, "resolve_config has decided it"
     first = Phase(
@@ -85,8 +99,9 @@ def build_phases(config: Config, loader: Loader, loader_of: Callable[[int], Load
         loader=loader,
         epochs=config.train.epochs,
         accumulation=config.train.accumulation,
-        build_optimizer=functools.partial(build_optimizer, config.optim),
+        build_optimizer=functools.partial(build_optimizer, config.optim, layers=layers),
         lr_factor=build_schedule(config, steps_per_epoch=loader.steps_per_epoch),
+        lr_factors=build_group_schedules(config, steps_per_epoch=loader.steps_per_epoch),
         momentum_at=build_momentum(config, steps_per_epoch=loader.steps_per_epoch),
         plateau=build_plateau(config.schedule),
     )
@@ -133,66 +148,84 @@ def build_bn_loader(config: Config, module: nn.Module, loader_of: Callable[[int]
     return loader_of(num_images) if num_images else None
 
 
-def build_loss(config: Config, *, num_classes: int) -> LossFn:
-    """The loss function of plain training."""
-    return supervised(num_classes=num_classes, label_smoothing=config.loss.label_smoothing)
-
-
-def build_optimizer(optim: OptimConfig, module: nn.Module) -> Optimizer:
+def build_optimizer(optim: OptimConfig, module: nn.Module, *, layers: Sequence[Sequence[str]] = ()) -> Optimizer:
     """The optimizer of all parameters that are trained.
 
+    Args:
+        optim: Which, and how its groups differ.
+        module: The network.
+        layers: Names of its parameters, layer by layer, for layer decay.
+
     Raises:
-        ValueError: There is none.
+        ValueError: There is none; or a group matches nothing.
     """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not parameters:
-        num_frozen = len(list(module.parameters()))
-        raise ValueError(
-            f"the network has nothing to train: {num_frozen} parameters, all with requires_grad=False; leave some of "
-            "them, its last layer for example, at True."
-            if num_frozen
-            else "the network has nothing to train: it has no parameters; give it a layer that has, such as nn.Linear."
-        )
-    given: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
-    match optim.name:
-        case "sgd":
-            return SGD(parameters, momentum=optim.momentum, nesterov=optim.nesterov, **given)
-        case "rmsprop":
-            return RMSprop(parameters, momentum=optim.momentum, alpha=optim.alpha, eps=optim.eps, **given)
-        case "adam":
-            return Adam(parameters, betas=optim.betas, eps=optim.eps, **given)
-        case "adamw":
-            return AdamW(parameters, betas=optim.betas, eps=optim.eps, **given)
+    return make_optimizer(sort_parameters(module, optim, layers=layers), optim)
 
 
 def build_schedule(config: Config, *, steps_per_epoch: int) -> LrFactor:
     """The schedule over all epochs, warm-up included; of plateau what the step alone decides."""
-    schedule = config.schedule
+    schedule, average = config.schedule, config.average
+    num_steps = config.train.epochs * steps_per_epoch
     warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
-    num_steps = config.train.epochs * steps_per_epoch - warmup_steps
+    cooldown_steps = round(schedule.cooldown_epochs * steps_per_epoch)
+    moving_steps = max(num_steps - warmup_steps - cooldown_steps, 1)
+    factor = with_warmup(
+        until(
+            _build_decay(schedule, num_steps=moving_steps, steps_per_epoch=steps_per_epoch, warmup_steps=warmup_steps),
+            num_steps=moving_steps if cooldown_steps else math.inf,
+            after=constant(schedule.final_lr_frac),
+        ),
+        num_steps=warmup_steps,
+        start_frac=schedule.warmup_start_lr_frac,
+    )
+    if average.swa_start_epoch is None or average.swa_lr_frac is None:
+        return factor
+    return until(factor, num_steps=average.swa_start_epoch * steps_per_epoch, after=constant(average.swa_lr_frac))
+
+
+def _build_decay(schedule: ScheduleConfig, *, num_steps: int, steps_per_epoch: int, warmup_steps: int) -> LrFactor:
+    """What follows the warm-up."""
+    final_frac = schedule.final_lr_frac
     match schedule.name:
         case "constant" | "plateau":
-            after = constant()
+            return constant()
         case "step":
-            after = step_decay(step_size=schedule.step_epochs * steps_per_epoch, gamma=schedule.gamma)
+            return step_decay(step_size=schedule.step_epochs * steps_per_epoch, gamma=schedule.gamma)
         case "exponential":
-            after = step_decay(step_size=steps_per_epoch, gamma=schedule.gamma)
+            return step_decay(step_size=steps_per_epoch, gamma=schedule.gamma)
         case "multi_step":
             milestones = [round(epoch * steps_per_epoch) - warmup_steps for epoch in schedule.milestones_epochs]
-            after = multi_step(milestones=milestones, gamma=schedule.gamma)
+            return multi_step(milestones=milestones, gamma=schedule.gamma)
+        case "linear":
+            return polynomial(num_steps=num_steps, power=1.0, final_frac=final_frac)
+        case "polynomial":
+            return polynomial(num_steps=num_steps, power=schedule.power, final_frac=final_frac)
         case "cosine":
-            after = cosine(num_steps=max(num_steps, 1), final_frac=schedule.final_lr_frac)
+            return cosine(num_steps=num_steps, final_frac=final_frac)
+        case "cosine_restarts":
+            return cosine_restarts(
+                cycle_steps=schedule.cycle_epochs * steps_per_epoch,
+                mult=schedule.cycle_mult,
+                decay=schedule.cycle_decay,
+                final_frac=final_frac,
+            )
         case "one_cycle":
-            after = one_cycle(
+            return one_cycle(
                 num_steps=num_steps,
                 rise_frac=schedule.rise_frac,
                 start_frac=schedule.start_lr_frac,
-                final_frac=schedule.final_lr_frac,
+                final_frac=final_frac,
             )
-    return with_warmup(after, num_steps=warmup_steps)
 
 
-def build_momentum(config: Config, *, steps_per_epoch: int) -> Callable[[int], float] | None:
+def build_group_schedules(config: Config, *, steps_per_epoch: int) -> dict[float, LrFactor]:
+    """The schedules of groups that end before training does, by their `until_epoch`."""
+    whole, num_steps = build_schedule(config, steps_per_epoch=steps_per_epoch), config.train.epochs * steps_per_epoch
+    ends = {group.until_epoch for group in config.optim.groups if group.until_epoch is not None}
+    return {end: squeezed(whole, num_steps=num_steps, into_steps=round(end * steps_per_epoch)) for end in ends}
+
+
+def build_momentum(config: Config, *, steps_per_epoch: int) -> LrFactor | None:
     """The momentum over all epochs, where the schedule moves it."""
     schedule = config.schedule
     if schedule.momentum_range is None:
@@ -224,6 +257,22 @@ def largest_input(config: Config, spec: InputSpec) -> tuple[int, int, int]:
     return spec.channels, size_px, size_px
 
 
+def check_fits(config: Config, module: nn.Module, *, spec: InputSpec, runtime: Runtime) -> None:
+    """Checks that a micro-batch of the largest images fits into memory.
+
+    Raises:
+        MemoryError: It does not; the message gives the number of images that do.
+    """
+    check_memory(
+        module,
+        largest_input(config, spec),
+        num_images=micro_batch_size(config, runtime),
+        device=runtime.device,
+        num_ranks=runtime.num_sharing,
+        autocast=runtime.autocast,
+    )
+
+
 def build_settings(config: Config, environ: Mapping[str, str]) -> FitSettings:
     """How `fit` behaves; of the environment, in which Slurm says when its job ends."""
     run, slurm_end = config.run, environ.get("SLURM_JOB_END_TIME", "")
@@ -234,6 +283,8 @@ def build_settings(config: Config, environ: Mapping[str, str]) -> FitSettings:
         checkpoint_every_steps=run.checkpoint_every_steps,
         keep_checkpoints=run.keep_checkpoints,
         early_stop_epochs=config.train.early_stop_epochs,
+        clip_norm=config.optim.clip_norm,
+        clip_value=config.optim.clip_value,
         control=run.control,
         checkpoint_every_minutes=run.checkpoint_every_minutes,
         max_minutes=run.max_minutes,

@@ -19,6 +19,7 @@ from engine.averages import Average, Ema, Swa
 from engine.batchnorm import measure_bn
 from engine.clock import Clock, Pace
 from engine.evaluation import Evaluation, to_metrics
+from engine.optimizers import main_lr
 from engine.resume import restore_phase, restore_state, save_state
 from engine.schedules import PlateauState
 from engine.state import Hands, Job, Live, TrainState, count_epochs, progress_in_epochs, steps_per_epoch
@@ -136,7 +137,8 @@ def _begin_phase(
 ) -> Live:
     phase = job.phases[state.phase]
     if phase.keeps_optimizer and before is not None:
-        return before._replace(phase=phase, clock=Clock())
+        lr_factors = [phase.lr_factor_of(group) for group in before.prepared.optimizer.param_groups]
+        return before._replace(phase=phase, lr_factors=lr_factors, clock=Clock())
     if saved is None:
         state.plateau = PlateauState()
     if phase.trains is not None:
@@ -147,7 +149,8 @@ def _begin_phase(
     peak_lrs = [float(group["lr"]) for group in optimizer.param_groups]
     if saved is not None:
         restore_phase(saved, prepared=prepared, loader=phase.loader, runtime=job.runtime)
-    return Live(phase, prepared, peak_lrs, Clock(), hands)
+    lr_factors = [phase.lr_factor_of(group) for group in optimizer.param_groups]
+    return Live(phase, prepared, peak_lrs, lr_factors, Clock(), hands)
 
 
 def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
@@ -198,10 +201,19 @@ def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> No
             with job.runtime.autocast():
                 output = job.loss_fn(module, part)
             job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
-        sums = {name: value.long() for name, value in output.sums.items()}
+        sums = {
+            name: value.double() if value.is_floating_point() else value.long() for name, value in output.sums.items()
+        }
         add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
     if job.runtime.world_size > 1:
         _check_gradients(state.module)
+    norm = job.runtime.treat_gradients(
+        state.module,
+        clip_norm=job.settings.clip_norm,
+        clip_value=job.settings.clip_value,
+        measure=(state.step + 1) % job.settings.log_every_steps == 0,
+    )
+    state.grad_norm = state.grad_norm if norm is None else norm
     _set_rates(live, step=state.phase_step, plateau=state.plateau)
     optimizer.step()
     optimizer.zero_grad()
@@ -234,6 +246,8 @@ def _log_step(state: TrainState, live: Live, job: Job) -> None:
         **metrics,
         **_pace_metrics(live.clock.lap(), live, job),
     }
+    if state.grad_norm is not None and state.grad_norm.isfinite():  # it is not where fp16 skipped the step
+        row["train/grad_norm"] = float(state.grad_norm)
     state.logged = now
     job.progress.show(row, step=state.step, num_steps=sum(phase.num_steps for phase in job.phases))
     _write_row(row, job)
@@ -303,7 +317,7 @@ def _write_row(row: dict[str, Any], job: Job) -> None:
 def _pace_metrics(pace: Pace, live: Live, job: Job) -> dict[str, float]:
     """Learning rate, global speed and data wait."""
     return {
-        "lr": max(group["lr"] for group in live.prepared.optimizer.param_groups),
+        "lr": main_lr(live.prepared.optimizer.param_groups),
         "train/images_per_s": round(pace.images_per_s * job.runtime.world_size, 1),
         "train/data_wait_frac": round(pace.wait_frac, 4),
     }
@@ -311,10 +325,10 @@ def _pace_metrics(pace: Pace, live: Live, job: Job) -> dict[str, float]:
 
 def _set_rates(live: Live, *, step: int, plateau: PlateauState) -> None:
     """Learning rate and momentum of an optimizer step."""
-    factor = live.phase.lr_factor(step) * plateau.factor
     momentum = live.phase.momentum_at and live.phase.momentum_at(step)
-    for group, peak_lr in zip(live.prepared.optimizer.param_groups, live.peak_lrs, strict=True):
-        group["lr"] = peak_lr * factor
+    groups = live.prepared.optimizer.param_groups
+    for group, peak_lr, lr_factor in zip(groups, live.peak_lrs, live.lr_factors, strict=True):
+        group["lr"] = peak_lr * lr_factor(step) * plateau.factor
         if momentum is None:
             continue
         if "betas" in group:

@@ -15,6 +15,7 @@ from torch import nn
 from configs.load import config_to_dict
 from configs.own_pipeline import read_pipeline
 from configs.schema import Config, InputSpec
+from engine.optimizers import main_lr
 from engine.progress import Progress
 from engine.record import RunFolder, Samples, describe_environment
 from engine.runtime import Runtime
@@ -72,24 +73,24 @@ def open_folder(
     runtime.wait_for_all()
 
 
-def save_preview(phases: list[Phase], spec: InputSpec, *, folder: RunFolder) -> None:
+def save_preview(phases: list[Phase], module: nn.Module, spec: InputSpec, *, folder: RunFolder) -> None:
     """Writes schedule.json and samples.npz of the first phase's loader into the run folder.
 
     Raises:
         ValueError: An image cannot be read.
     """
-    folder.save_schedule(trace_schedule(phases))
+    folder.save_schedule(trace_schedule(phases, module))
     folder.save_samples(take_samples(phases[0].loader, spec))
 
 
-def trace_schedule(phases: list[Phase]) -> dict[str, list[float]]:
+def trace_schedule(phases: list[Phase], module: nn.Module) -> dict[str, list[float]]:
     """Lists of one length: `epoch`, `lr`, and `momentum` where the schedule moves it. Plateau does not show in it."""
     epochs: list[float] = []
     lrs: list[float] = []
     momenta: list[float] = []
     before = 0
     for phase in phases:
-        peak_lr = max(group["lr"] for group in phase.build_optimizer(torch.nn.Linear(1, 1)).param_groups)
+        peak_lr = main_lr(phase.build_optimizer(module).param_groups)
         for step in range(0, phase.num_steps, max(1, phase.num_steps // _NUM_POINTS)):
             epochs.append(before + step / phase.loader.steps_per_epoch)
             lrs.append(peak_lr * phase.lr_factor(step))

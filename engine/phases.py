@@ -4,8 +4,9 @@ a phase of all epochs, [(first epoch, size), ...] -> phases, each with a loader,
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from engine.schedules import LrFactor
 from engine.state import Phase
 from pipelines.batch import Loader
 
@@ -48,6 +49,7 @@ def split_by_batch_size(
                 loader=loader,
                 epochs=end - start,
                 lr_factor=_at(whole.lr_factor, time_of, factor=factor),
+                lr_factors={until: _at(one, time_of, factor=factor) for until, one in whole.lr_factors.items()},
                 momentum_at=whole.momentum_at and _at(whole.momentum_at, time_of, factor=1.0),
                 keeps_optimizer=number > 0,
             )
@@ -71,5 +73,5 @@ def _time_in_first_steps(start_epoch: int, *, steps: int, first_steps: int) -> C
     return lambda step: start_epoch * first_steps + step * first_steps / steps
 
 
-def _at(schedule: Callable[[Any], float], time_of: Callable[[Any], float], *, factor: float) -> Callable[[Any], float]:
+def _at(schedule: LrFactor, time_of: Callable[[float], float], *, factor: float) -> LrFactor:
     return lambda step: factor * schedule(time_of(step))

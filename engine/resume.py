@@ -71,7 +71,7 @@ def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
 
 
 def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path) -> None:
-    """Checks that a checkpoint was trained on the images that are there now."""
+    """Checks that a checkpoint was trained on the images, and by the teachers, that are there now."""
     splits = saved["data"] | card["data"]
     differing = [f"{split}/" for split in splits if saved["data"].get(split) != card["data"].get(split)]
     differing += [key for key in ("class_names", "input") if saved[key] != card[key]]
@@ -79,6 +79,13 @@ def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path
         raise ValueError(
             f"the data has changed since {checkpoint} was written: {', '.join(differing)} (names, labels or "
             "sizes of images or files). Restore it, or start a new run with another --run.out."
+        )
+    then, now = saved.get("teachers", {}), card.get("teachers", {})
+    changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    if changed:
+        raise ValueError(
+            f"the weights of distill.teachers {', '.join(changed)} have changed since {checkpoint} was written, so the "
+            "run would go on learning something else. Restore them, or start a new run with another --run.out."
         )
 
 

@@ -25,6 +25,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers
 from accelerate.utils import gather_object
 from torch import Tensor, distributed, nn
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from configs.load import config_keys
@@ -148,6 +149,33 @@ class Runtime:
     def backward(self, loss: Tensor) -> None:
         """Backward pass, with loss scaling in fp16."""
         self._accelerator.backward(loss)
+
+    def treat_gradients(
+        self, module: nn.Module, *, clip_norm: float | None, clip_value: float | None, measure: bool
+    ) -> Tensor | None:
+        """Clips gradients, after the last backward pass of a step; nothing here waits for the device.
+
+        Args:
+            module: Its parameters' gradients are treated, in fp16 with the loss scale taken off.
+            clip_norm: Longest that all of them together may be.
+            clip_value: Largest that each may be.
+            measure: Whether to measure their length where no norm is clipped.
+
+        Returns:
+            Their length before clipping, a scalar on the device; None where it was not measured.
+        """
+        if clip_norm is None and clip_value is None and not measure:
+            return None
+        self._accelerator.unscale_gradients()
+        parameters = [one for one in module.parameters() if one.grad is not None]
+        norm: Tensor | None = None
+        if measure or clip_norm is not None:
+            norm = get_total_norm([one.grad for one in parameters if one.grad is not None])
+        if clip_norm is not None and norm is not None:
+            clip_grads_with_norm_(parameters, clip_norm, norm)
+        if clip_value is not None:
+            clip_grad_value_(parameters, clip_value)
+        return norm
 
     def no_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """Gradients stay on this rank until a backward pass outside this context."""

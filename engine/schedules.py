@@ -1,6 +1,7 @@
 """The learning rate as a factor of its peak: pure functions of the optimizer step, nothing to save or prepare.
 
-A schedule does not know how many processes there are, so it cannot run faster on more of them.
+A schedule does not know how many processes there are, so it cannot run faster on more of them. Steps may be fractions:
+where the batch size changes in training, a step of another size is that part of one.
 """
 
 import bisect
@@ -8,12 +9,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-LrFactor = Callable[[int], float]
+LrFactor = Callable[[float], float]
 
 
-def constant() -> LrFactor:
-    """1 at every step."""
-    return lambda step: 1.0
+def constant(value: float = 1.0) -> LrFactor:
+    """The same at every step."""
+    return lambda step: value
 
 
 def step_decay(*, step_size: int, gamma: float) -> LrFactor:
@@ -26,12 +27,44 @@ def multi_step(*, milestones: Sequence[int], gamma: float) -> LrFactor:
     return lambda step: float(gamma ** bisect.bisect_right(milestones, step))
 
 
-def cosine(*, num_steps: int, final_frac: float) -> LrFactor:
+def polynomial(*, num_steps: float, power: float, final_frac: float) -> LrFactor:
+    """From 1 to `final_frac` over `num_steps` by (1 - progress) ** `power`, as torch's PolynomialLR does to 0."""
+
+    def factor(step: float) -> float:
+        progress = min(step / num_steps, 1.0)
+        return float(final_frac + (1 - final_frac) * (1 - progress) ** power)
+
+    return factor
+
+
+def cosine(*, num_steps: float, final_frac: float) -> LrFactor:
     """Half a cosine from 1 to `final_frac` over `num_steps`, as torch's CosineAnnealingLR."""
 
-    def factor(step: int) -> float:
+    def factor(step: float) -> float:
         progress = min(step / num_steps, 1.0)
         return final_frac + (1 - final_frac) * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor
+
+
+def cosine_restarts(*, cycle_steps: float, mult: float, decay: float, final_frac: float) -> LrFactor:
+    """Half cosines, each from its top to `final_frac`, as torch's CosineAnnealingWarmRestarts.
+
+    Source: Loshchilov, Hutter, "SGDR", 2017.
+
+    Args:
+        cycle_steps: Steps of the first.
+        mult: How much longer each is than the one before; torch's T_mult.
+        decay: Factor on the top of each, the first being 1; as timm's CosineLRScheduler has it.
+        final_frac: Where each ends.
+    """
+
+    def factor(step: float) -> float:
+        number, start, length = 0, 0.0, cycle_steps
+        while step >= start + length:
+            number, start, length = number + 1, start + length, length * mult
+        top = decay**number
+        return final_frac + (top - final_frac) * (1 + math.cos(math.pi * (step - start) / length)) / 2
 
     return factor
 
@@ -45,7 +78,7 @@ class OneCycle(NamedTuple):
     num_steps: int
     rise_frac: float
 
-    def between(self, step: int, *, start: float, peak: float, end: float) -> float:
+    def between(self, step: float, *, start: float, peak: float, end: float) -> float:
         """What moves from `start` to `peak` and on to `end`, at an optimizer step."""
         top, last = self.rise_frac * self.num_steps - 1, self.num_steps - 1
         if step <= top:
@@ -59,19 +92,35 @@ def one_cycle(*, num_steps: int, rise_frac: float, start_frac: float, final_frac
     return lambda step: cycle.between(step, start=start_frac, peak=1.0, end=final_frac)
 
 
-def cycle_momentum(*, num_steps: int, rise_frac: float, high: float, low: float) -> Callable[[int], float]:
+def cycle_momentum(*, num_steps: int, rise_frac: float, high: float, low: float) -> LrFactor:
     """Momentum against the learning rate of `one_cycle`: from `high` to `low` and back."""
     cycle = OneCycle(num_steps, rise_frac)
     return lambda step: cycle.between(step, start=high, peak=low, end=high)
 
 
-def with_warmup(after: LrFactor, *, num_steps: int) -> LrFactor:
-    """Linear from 1/`num_steps` to 1 in `num_steps` steps, then `after`, counted from the end of the warm-up."""
+def with_warmup(after: LrFactor, *, num_steps: int, start_frac: float | None = None) -> LrFactor:
+    """Linear warm-up of `num_steps` steps, then `after`, counted from its end.
 
-    def factor(step: int) -> float:
-        return (step + 1) / num_steps if step < num_steps else after(step - num_steps)
+    From 1 / `num_steps` at the first step to 1 at the last of them; or, with `start_frac`, from that at the first step
+    to 1 at the first one after them, as torch's LinearLR and timm do.
+    """
+
+    def factor(step: float) -> float:
+        if step >= num_steps:
+            return after(step - num_steps)
+        return (step + 1) / num_steps if start_frac is None else start_frac + (1 - start_frac) * step / num_steps
 
     return factor if num_steps > 0 else after
+
+
+def until(before: LrFactor, *, num_steps: float, after: LrFactor) -> LrFactor:
+    """`before` for `num_steps` steps, then `after`, which counts from the first step of all."""
+    return lambda step: before(step) if step < num_steps else after(step)
+
+
+def squeezed(whole: LrFactor, *, num_steps: float, into_steps: float) -> LrFactor:
+    """A schedule of `num_steps` run through in `into_steps`; then 0."""
+    return lambda step: whole(step * num_steps / into_steps) if step < into_steps else 0.0
 
 
 class PlateauState(NamedTuple):

@@ -5,7 +5,8 @@ phases, loss, val, folder, runtime, settings -> Job          module, steps, sums
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -30,10 +31,11 @@ class Phase(NamedTuple):
 
     name: for messages. loader: training batches. epochs: how often to pass over it. accumulation: micro-batches per
     optimizer step. build_optimizer: makes the optimizer for a module. lr_factor: optimizer step of this phase -> factor
-    of each group's learning rate. momentum_at: optimizer step -> momentum (or first beta), None to leave it. plateau:
-    lowers the learning rate by the loss on val. trains: parameter name -> whether it is trained; None leaves each as it
-    is, so that what a network of your own freezes stays frozen. keeps_optimizer: whether optimizer and plateau go on as
-    the phase before has left them; `build_optimizer` then serves a run that continues here.
+    of each group's learning rate. lr_factors: the same for groups that end sooner, by their `until_epoch`. momentum_at:
+    optimizer step -> momentum (or first beta), None to leave it. plateau: lowers the learning rate by the loss on val.
+    trains: parameter name -> whether it is trained; None leaves each as it is, so that what a network of your own
+    freezes stays frozen. keeps_optimizer: whether optimizer and plateau go on as the phase before has left them;
+    `build_optimizer` then serves a run that continues here.
     """
 
     name: str
@@ -42,7 +44,8 @@ class Phase(NamedTuple):
     accumulation: int
     build_optimizer: Callable[[nn.Module], Optimizer]
     lr_factor: LrFactor
-    momentum_at: Callable[[int], float] | None = None
+    lr_factors: Mapping[float, LrFactor] = MappingProxyType({})
+    momentum_at: LrFactor | None = None
     plateau: Plateau | None = None
     trains: Callable[[str], bool] | None = None
     keeps_optimizer: bool = False
@@ -52,11 +55,17 @@ class Phase(NamedTuple):
         """Optimizer steps of the phase."""
         return self.epochs * self.loader.steps_per_epoch
 
+    def lr_factor_of(self, group: Mapping[str, Any]) -> LrFactor:
+        """The schedule of one of the optimizer's groups."""
+        until_epoch = group.get("until_epoch")
+        return self.lr_factor if until_epoch is None else self.lr_factors[until_epoch]
+
 
 class FitSettings(NamedTuple):
     """How `fit` behaves; the fields are those of configs.schema.RunConfig and TrainConfig.
 
-    slurm_end_s: when the Slurm job ends, in seconds since 1970; None outside one, or where Slurm does not say.
+    clip_norm, clip_value: those of OptimConfig. slurm_end_s: when the Slurm job ends, in seconds since 1970; None
+    outside one, or where Slurm does not say.
     """
 
     seed: int
@@ -65,6 +74,8 @@ class FitSettings(NamedTuple):
     checkpoint_every_steps: int
     keep_checkpoints: int
     early_stop_epochs: int | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
     control: str | None = None
     checkpoint_every_minutes: float = 0.0
     max_minutes: float | None = None
@@ -103,9 +114,9 @@ class TrainState:
     totals: sums over this rank's samples of the present epoch, on the device. logged: their global values at the last
     log step. bad_met: this rank's images that could not be read and are not written down yet; num_bad_written: those
     of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`; num_stale_epochs: epochs
-    since. plateau: of the present phase. is_epoch_ending: whether the present epoch's steps are all done, but not what
-    comes at its end. stopped_by: why training ended early; None where it went on to its end. average: the averaged
-    weights; None in a run without.
+    since. grad_norm: of the newest step that measured it, on the device. plateau: of the present phase.
+    is_epoch_ending: whether the present epoch's steps are all done, but not what comes at its end. stopped_by: why
+    training ended early; None where it went on to its end. average: the averaged weights; None in a run without.
     """
 
     module: nn.Module
@@ -119,6 +130,7 @@ class TrainState:
     best_step: int | None = None
     best_score: tuple[float, float] = (-1.0, 0.0)
     num_stale_epochs: int = 0
+    grad_norm: Tensor | None = None
     plateau: PlateauState = dataclasses.field(default_factory=PlateauState)
     is_epoch_ending: bool = False
     stopped_by: str | None = None
@@ -145,12 +157,13 @@ class Live(NamedTuple):
     """The present phase at work.
 
     prepared: module and optimizer, wrapped for the processes there are. peak_lrs: learning rate of each parameter group
-    before the schedule. clock: speed and data wait. hands: those of the fit.
+    before the schedule. lr_factors: its schedule. clock: speed and data wait. hands: those of the fit.
     """
 
     phase: Phase
     prepared: Prepared
     peak_lrs: list[float]
+    lr_factors: list[LrFactor]
     clock: Clock
     hands: Hands
 

@@ -21,6 +21,7 @@ from models.arguments import FOLLOWS, Blueprint, check_arguments, offer, paramet
 from models.imported import find_imported
 from models.mlp import MLP
 from models.names import list_names, nearest_names
+from models.pretrained import load_pretrained
 from models.resnet import ResNet
 from models.simple_cnn import SimpleCNN
 from models.stem import make_stem_small
@@ -66,6 +67,29 @@ def build_model(model: ModelConfig, *, num_classes: int, spec: InputSpec, seed: 
             make_stem_small(module, in_channels=channels, name=model.name, is_sized=blueprint.is_sized)
         check_output(module, blueprint, stem=model.stem, channels=channels, size_px=size_px, num_classes=num_classes)
     return module
+
+
+def build_pretrained(name: str, *, num_classes: int) -> tuple[nn.Module, InputSpec]:
+    """A network of torchvision or timm with its published weights, on the CPU, and what it takes.
+
+    Args:
+        name: torchvision/NAME or timm/NAME.
+        num_classes: Classes of the data, which must be as many as the network tells apart.
+
+    Raises:
+        OSError: The weights are not in the library's cache, and cannot be downloaded.
+        ValueError: Unknown name, one without weights, or other classes.
+    """
+    module, size_px, mean, std, interpolation, crop_frac = load_pretrained(name, num_classes=num_classes)
+    spec = InputSpec(
+        size_px=size_px,
+        channels=len(mean),
+        mean=mean,
+        std=std,
+        interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
+        crop_frac=crop_frac,
+    )
+    return module, spec
 
 
 def check_sizes(module: nn.Module, *, spec: InputSpec, sizes_px: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ images (N, C, S, S) -> stem: conv 3x3 -> norm -> relu (-> max-pool 2)
 
 basic block:       conv 3x3 -> norm -> relu -> conv 3x3 -> norm -> + shortcut -> relu
 bottleneck block:  conv 1x1 -> norm -> relu -> conv 3x3 -> norm -> relu -> conv 1x1 -> norm -> + shortcut -> relu
+drop_path:         in training, what is added to the shortcut is left out at random (Huang et al. 2016)
 
 On 32-pixel images, depth 18: 32 -> 16 -> 8 -> 4 pixels, 64, 128, 256, 512 channels; depth 20: 32 -> 16 -> 8 pixels,
 16, 32, 64 channels. Where a bottleneck halves the size, its 3x3 convolution does (Goyal et al. 2017; in the paper the
@@ -17,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 Depth = Literal[18, 34, 50, 20, 32, 44, 56, 110]
 BlockKind = Literal["basic", "bottleneck"]
@@ -60,6 +62,8 @@ class ResNet(nn.Module):
             zeros for the new channels, without parameters; default = that of the depth.
         zero_init: Whether the last norm of each block starts at 0, so that each block starts as its shortcut.
         dropout: Probability of dropping an input of the linear layer, 0 to below 1.
+        drop_path: Stochastic depth: probability, of each image for itself, that the last block is its shortcut alone,
+            0 to below 1; that of the l-th of L blocks is l / L of it.
 
     Raises:
         ValueError: A number out of range. (The choices are checked by models.build.)
@@ -79,13 +83,14 @@ class ResNet(nn.Module):
         shortcut: Literal["default", "projection", "padding"] = "default",
         zero_init: bool = False,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         layout = LAYOUTS[depth]
         blocks = layout.blocks if blocks is None else blocks
         widths = layout.widths if widths is None else widths
         kind = layout.shortcut if shortcut == "default" else shortcut
-        _check(size_px=size_px, blocks=blocks, widths=widths, width=width, dropout=dropout)
+        _check(size_px=size_px, blocks=blocks, widths=widths, width=width, dropout=dropout, drop_path=drop_path)
         channels = [max(1, round(width * one)) for one in widths]
         self.stem = nn.Sequential(
             *_conv_norm(in_channels, channels[0], kernel=3),
@@ -93,12 +98,20 @@ class ResNet(nn.Module):
             nn.MaxPool2d(2) if stem == "pool" else nn.Identity(),
         )
         stages: list[nn.Module] = []
-        before = channels[0]
+        before, number = channels[0], 0
         for stage, (count, middle) in enumerate(zip(blocks, channels, strict=True)):
             stage_blocks: list[nn.Module] = []
             for place in range(count):
-                stride = 2 if stage > 0 and place == 0 else 1
-                block = Block(before, middle, kind=layout.block, stride=stride, shortcut=kind, zero_init=zero_init)
+                number += 1
+                block = Block(
+                    before,
+                    middle,
+                    kind=layout.block,
+                    stride=2 if stage > 0 and place == 0 else 1,
+                    shortcut=kind,
+                    zero_init=zero_init,
+                    drop_path=drop_path * number / sum(blocks),
+                )
                 stage_blocks.append(block)
                 before = block.num_channels
             stages.append(nn.Sequential(*stage_blocks))
@@ -123,10 +136,20 @@ class Block(nn.Module):
         stride: 2 halves the size, 1 keeps it.
         shortcut: projection or padding, where the shape changes.
         zero_init: Whether the last norm starts at 0.
+        drop_path: In training, the part of images that get the shortcut alone; the residual of the others is divided
+            by the rest, 1 - drop_path.
     """
 
     def __init__(
-        self, before: int, middle: int, *, kind: BlockKind, stride: int, shortcut: ShortcutKind, zero_init: bool
+        self,
+        before: int,
+        middle: int,
+        *,
+        kind: BlockKind,
+        stride: int,
+        shortcut: ShortcutKind,
+        zero_init: bool,
+        drop_path: float,
     ) -> None:
         super().__init__()
         self.num_channels = after = middle * _EXPANSION[kind]
@@ -140,6 +163,7 @@ class Block(nn.Module):
         if zero_init:
             nn.init.zeros_(last[1].weight)
         self.residual = nn.Sequential(*layers, *last)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
         if before == after and stride == 1:
             self.shortcut: nn.Module = nn.Identity()
         elif shortcut == "padding":
@@ -149,7 +173,7 @@ class Block(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Features (N, num_channels, H', W') of features (N, C, H, W)."""
-        return F.relu(self.residual(x_NCHW) + self.shortcut(x_NCHW))
+        return F.relu(self.drop_path(self.residual(x_NCHW)) + self.shortcut(x_NCHW))
 
 
 class PaddingShortcut(nn.Module):
@@ -177,7 +201,9 @@ def _conv_norm(before: int, after: int, *, kernel: int, stride: int = 1) -> tupl
     return conv, nn.BatchNorm2d(after)
 
 
-def _check(*, size_px: int, blocks: Sequence[int], widths: Sequence[int], width: float, dropout: float) -> None:
+def _check(
+    *, size_px: int, blocks: Sequence[int], widths: Sequence[int], width: float, dropout: float, drop_path: float
+) -> None:
     if size_px < _LEAST_PX:
         raise ValueError(f"resnet: size_px={size_px} is too small; use {_LEAST_PX} or more.")
     if len(blocks) != len(widths) or not blocks:
@@ -190,5 +216,6 @@ def _check(*, size_px: int, blocks: Sequence[int], widths: Sequence[int], width:
             raise ValueError(f"resnet: {name}={list(values)} must be numbers of at least 1.")
     if not width > 0:
         raise ValueError(f"resnet: width={width} must be above 0; use 1.0.")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"resnet: dropout={dropout} must be at least 0 and below 1; use 0.5.")
+    for name, value, offer in (("dropout", dropout, 0.5), ("drop_path", drop_path, 0.1)):
+        if not 0 <= value < 1:
+            raise ValueError(f"resnet: {name}={value} must be at least 0 and below 1; use {offer}.")

@@ -20,7 +20,7 @@ from pipelines.build_augment import (
 )
 from pipelines.build_data import Data, given, split_of
 from pipelines.build_executor import Parts, Place, build_executor, choose_backend, fit_of, windows_are_drawn
-from pipelines.effects import Effects, draw_effects
+from pipelines.effects import Effects, Mixing, draw_effects
 from pipelines.execution import Executor
 from pipelines.geometry import carry_out_plan
 from pipelines.loader import Draw, PlannedLoader
@@ -68,6 +68,7 @@ def training_parts(config: Config, data: Data, *, place: Place, num_views: int =
     fit, sizes_N2, seed = fit_of(data.spec), data.train.sizes_N2, config.run.seed
     check_operations(config, channels=given(data.spec.channels))
     augmentation, settings = build_augmentation(config), build_effect_settings(config)
+    unmixed = settings._replace(mixing=Mixing())
     backend = choose_backend(config, data).name
     home = home_of_operations(config, backend=backend, on_gpu=place.device.type == "cuda")
     weights_N = weights_of(config, data.train)
@@ -95,9 +96,14 @@ def training_parts(config: Config, data: Data, *, place: Place, num_views: int =
             num_views=num_views,
         )
 
-    def draw(plan: Plan, share: Share, epoch: int) -> Effects:
+    def draw(plan: Plan, share: Share, epoch: int, step: int) -> Effects:
         effects = draw_effects(
-            plan, copies_B=share.copies_N, positions_B=share.positions_N, settings=settings, seed=seed, epoch=epoch
+            plan,
+            copies_B=share.copies_N,
+            positions_B=share.positions_N,
+            settings=settings if mixes_at(epoch + step / order.steps_per_epoch, config=config) else unmixed,
+            seed=seed,
+            epoch=epoch,
         )
         return effects._replace(operations=plan.operations if home == "tail" else None)
 
@@ -171,13 +177,19 @@ def _evaluation_draw(source: Source, spec: InputSpec) -> Draw:
     def draw_plan(share: Share, epoch: int, step: int) -> Plan:
         return plan_evaluation(share.ids_N, sizes_N2=source.sizes_N2[share.ids_N], fit=fit, size_px=size_px)
 
-    return Draw(draw_plan, lambda plan, share, epoch: Effects())
+    return Draw(draw_plan, lambda plan, share, epoch, step: Effects())
 
 
 def size_at(epoch: float, *, config: Config, spec: InputSpec) -> int:
     """The image size, in pixels, at a time counted in epochs."""
     sizes_px = [size_px for start, size_px in config.augment.sizes_px if start <= epoch + 1e-9]
     return sizes_px[-1] if sizes_px else given(spec.size_px)
+
+
+def mixes_at(epoch: float, *, config: Config) -> bool:
+    """Whether pairs are still mixed, where any are, at a time counted in epochs."""
+    until_epoch = config.augment.mix_until_epoch
+    return until_epoch is None or epoch + 1e-9 < until_epoch
 
 
 def weights_of(config: Config, train: Source) -> npt.NDArray[np.float64] | None:

@@ -31,11 +31,11 @@ from pipelines.transfer import Transfer
 class Draw(NamedTuple):
     """Everything that is decided about the share of a step, as pure functions.
 
-    plan: (share, epoch, step) -> geometry. effects: (plan, share, epoch) -> what the tail does.
+    plan: (share, epoch, step) -> geometry. effects: (plan, share, epoch, step) -> what the tail does.
     """
 
     plan: Callable[[Share, int, int], Plan]
-    effects: Callable[[Plan, Share, int], Effects]
+    effects: Callable[[Plan, Share, int, int], Effects]
 
 
 class Part(NamedTuple):
@@ -228,9 +228,9 @@ class PlannedLoader:
         images_NHWC = carried.images_NHWC
         if carried.bad:
             given = self._mend(images_NHWC, given, bad=carried.bad)
-        share = given.part.share
+        epoch, step, share = given.part
         self._met += given.met
-        effects, own = self._draw.effects(given.plan, share, given.part.epoch), share.own
+        effects, own = self._draw.effects(given.plan, share, epoch, step), share.own
         num_filling = own.stop - own.start - len(share.ids_N[own])
         if num_filling:  # black images, in evaluation alone
             images_NHWC = F.pad(images_NHWC, (0, 0, 0, 0, 0, 0, 0, num_filling))

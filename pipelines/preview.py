@@ -234,7 +234,7 @@ def count_first(
     for step in range(order.steps_per_epoch):
         share = order.share(step, epoch=epoch)
         plan = draw.plan(share, epoch, step)
-        effects = draw.effects(plan, share, epoch)
+        effects = draw.effects(plan, share, epoch, step)
         own_sizes_N2 = None if sizes_N2 is None else sizes_N2[plan.ids_N]
         num_rows = min(len(plan.ids_N), most_images - len(drawn))
         drawn += [list_drawn(plan, effects, row, sizes_N2=own_sizes_N2) for row in range(num_rows)]

@@ -42,6 +42,10 @@ def with_key(config: Config, key: str, value: Any) -> Config:
     if key in check._READ_BY:
         choice_key, choices = check._READ_BY[key]
         config = with_choice(config, choice_key, choices[0])
+    if key.startswith("distill."):
+        config = with_values(config, distill__teachers=("runs/teacher",), distill__features={"a": "b"})
+    for switch in check._READ_ABOVE_ZERO.get(key, ())[:1]:
+        config = with_values(config, **{switch.replace(".", "__"): 0.5})
     if key in ("average.swa_lr_frac", "average.bn_images"):
         config = with_values(config, average__swa_start_epoch=1)
     return with_values(config, **{key.replace(".", "__"): value})
@@ -172,6 +176,10 @@ OTHER_VALUES = {
     "optim.betas": (0.8, 0.9),
     "schedule.milestones_epochs": (0.5, 1.0),
     "schedule.momentum_range": (0.9, 0.8),
+    "optim.ns_coefficients": (3.0, -3.0, 1.0),
+    "optim.muon_scale": "match_adamw",
+    "optim.fix_filter_norm": True,
+    "schedule.cycle_mult": 2.0,
     "augment.rrc_scale": (0.1, 0.2),
     "augment.rrc_ratio": (0.8, 0.9),
     "loader.workers": "processes",
@@ -370,7 +378,7 @@ def test_factors_of_classes_go_with_every_sampling(config: Config, sampling: str
 
 def test_every_schedule_passes_with_its_defaults_and_its_milestones(config: Config) -> None:
     names = words_of("schedule.name")
-    assert len(names) == 7
+    assert len(names) == 10
     for name in names:
         check_config(with_choice(config, "schedule.name", name))
 
@@ -688,6 +696,8 @@ def test_an_odd_batch_cannot_be_mixed_and_the_offer_works(config: Config, mixing
     [
         ("augment__erase_scale", (0.1, 0.2), "augment__erase_prob"),
         ("augment__erase_ratio", (0.5, 2.0), "augment__erase_prob"),
+        ("augment__mix_until_epoch", 1.5, "augment__mixup_alpha"),
+        ("augment__mix_until_epoch", 1.5, "augment__cutmix_alpha"),
     ],
 )
 def test_what_an_augmentation_that_is_off_would_read_is_refused(
@@ -697,6 +707,20 @@ def test_what_an_augmentation_that_is_off_would_read_is_refused(
     with pytest.raises(ValueError, match=rf"{key.replace('__', '.')}=.* is read only with .* above 0; drop it"):
         check_config(wrong)
     check_config(with_values(wrong, **{switch: 0.5}))
+
+
+@pytest.mark.parametrize("until_epoch", [4.0, 4.5, math.inf])
+def test_mixing_that_is_to_end_ends_before_training_does(config: Config, until_epoch: float) -> None:
+    wrong = with_values(config, augment__mixup_alpha=0.2, augment__mix_until_epoch=until_epoch)
+    wanted = (
+        f"augment.mix_until_epoch={until_epoch:g} is not before the end, train.epochs=4; drop it to mix to the end, or "
+        "use 3.6."
+    )
+    if until_epoch == math.inf:
+        wanted = "augment.mix_until_epoch=inf must be a number above 0"
+    with pytest.raises(ValueError, match="^" + re.escape(wanted)):
+        check_config(wrong)
+    check_config(with_values(wrong, augment__mix_until_epoch=3.6))
 
 
 def test_an_even_batch_may_give_each_process_an_odd_part_of_it(config: Config) -> None:

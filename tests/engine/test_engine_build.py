@@ -10,12 +10,13 @@ from torch import nn
 
 from configs.load import config_to_dict, differing_keys, replace_section
 from configs.own_pipeline import read_pipeline
-from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
+from configs.schema import Config, DataConfig, GroupConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
 from engine.averages import Ema, Swa
 from engine.build import (
     build_average,
     build_bn_loader,
     build_card,
+    build_group_schedules,
     build_momentum,
     build_optimizer,
     build_phases,
@@ -267,3 +268,43 @@ def test_batch_sizes_over_time_are_phases(make_loader, data, runtime):
     plain = replace_section(config, "train", batch_sizes=())
     (whole,) = build_phases(plain, make_loader(*data, batch_size=8))
     assert (whole.epochs, whole.keeps_optimizer, micro_batch_size(plain, runtime)) == (5, False, 4)
+
+
+def schedule_of(steps_per_epoch=10, *, average=None, **changes):
+    config = replace_section(CONFIG, "schedule", **changes)
+    config = replace_section(config, "average", **(average or {}))
+    factor = build_schedule(config, steps_per_epoch=steps_per_epoch)
+    return [factor(step) for step in range(10 * steps_per_epoch)]
+
+
+def test_a_cool_down_keeps_the_end_of_the_schedule():
+    factors = schedule_of(name="linear", final_lr_frac=0.2, warmup_epochs=1, cooldown_epochs=2)
+    assert factors[9:11] == [1.0, 1.0]
+    assert factors[10:80] == pytest.approx([1 - 0.8 * step / 70 for step in range(70)])
+    assert factors[80:] == [0.2] * 20
+
+
+def test_the_swa_has_a_learning_rate_of_its_own_from_its_epoch_on():
+    factors = schedule_of(name="cosine", average={"swa_start_epoch": 7, "swa_lr_frac": 0.3})
+    assert factors[:70] == schedule_of(name="cosine")[:70]
+    assert factors[70:] == [0.3] * 30
+
+
+@pytest.mark.parametrize("name", ["linear", "polynomial", "cosine", "cosine_restarts"])
+def test_schedules_that_fall_end_near_their_end_and_do_not_know_the_number_of_ranks(name):
+    """The only thing a schedule is told of the run is its steps per epoch, the same on one rank and on many."""
+    factors = schedule_of(name=name, final_lr_frac=0.01, cycle_epochs=10)
+    assert factors[0] == 1.0
+    assert factors[-1] < 0.04
+    finer = schedule_of(20, name=name, final_lr_frac=0.01, cycle_epochs=10)
+    assert finer[::2] == pytest.approx(factors)
+
+
+def test_a_group_that_ends_sooner_has_the_schedule_squeezed():
+    config = replace_section(CONFIG, "schedule", name="linear")
+    config = replace_section(config, "optim", groups=(GroupConfig(until_epoch=2.5), GroupConfig(until_epoch=4.0)))
+    factors = build_group_schedules(config, steps_per_epoch=10)
+    assert set(factors) == {2.5, 4.0}
+    assert [factors[2.5](step) for step in range(30)] == pytest.approx(
+        [1 - step / 25 for step in range(25)] + [0.0] * 5
+    )

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from small_fits import assert_same_weights, make_module, rows_of, two_phases
+from small_fits import assert_same_weights, make_module, rows_of, trained, two_phases
 from torch import nn
 
 from engine.checkpoint import newest_checkpoint, read_manifest
@@ -146,3 +146,80 @@ def test_without_val_early_stopping_and_plateau_are_refused_before_any_step(make
     with pytest.raises(ValueError, match="there is no val"):
         fit(make_module(), job)
     assert not job.folder.read_metrics()
+
+
+def gradients_of(job, module):
+    """Gradients as the optimizer met them, at each step of a fit."""
+    met = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure=None):
+            met.append([parameter.grad.clone() for group in self.param_groups for parameter in group["params"]])
+            super().step()
+
+    phase = job.phases[0]._replace(build_optimizer=lambda module: Spy(trained(module), lr=0.2))
+    fit(module, job._replace(phases=[phase]))
+    return met
+
+
+def lengths(met):
+    return [torch.cat([one.flatten() for one in step]).norm().item() for step in met]
+
+
+def test_gradients_are_shortened_to_clip_norm_and_their_length_before_is_logged(make_job):
+    """After the first step the weights differ, so it is the first that is compared."""
+    free = gradients_of(make_job("free"), make_module())
+    job = make_job("clipped", clip_norm=0.05, log_every_steps=1)
+    clipped = gradients_of(job, make_module())
+    assert lengths(free)[0] > 0.05
+    assert lengths(clipped) == pytest.approx([min(0.05, length) for length in lengths(clipped)], rel=1e-4)
+    scale = lengths(free)[0] / 0.05
+    for one, other in zip(clipped[0], free[0], strict=True):
+        torch.testing.assert_close(one * scale, other, rtol=1e-4, atol=0)
+    logged = [row["train/grad_norm"] for row in job.folder.read_metrics() if "train/grad_norm" in row]
+    assert logged[0] == pytest.approx(lengths(free)[0], rel=1e-9)
+    assert len(logged) == 9, "at each step but the last of each epoch"
+
+
+def test_gradients_are_clamped_to_clip_value(make_job):
+    free = gradients_of(make_job("free"), make_module())[0]
+    clamped = gradients_of(make_job("clamped", clip_value=0.01), make_module())[0]
+    assert any(one.abs().max() > 0.01 for one in free)
+    for one, other in zip(clamped, free, strict=True):
+        assert torch.equal(one, other.clamp(-0.01, 0.01))
+
+
+def test_the_length_of_gradients_is_measured_at_log_steps_and_changes_nothing(make_job):
+    seldom, often = make_job("seldom", log_every_steps=100), make_job("often", log_every_steps=2)
+    modules = [make_module(), make_module()]
+    met = gradients_of(often, modules[0])
+    fit(
+        modules[1],
+        seldom._replace(
+            phases=[seldom.phases[0]._replace(build_optimizer=lambda m: torch.optim.SGD(trained(m), lr=0.2))]
+        ),
+    )
+    assert_same_weights(*modules)
+    logged = {row["step"]: row["train/grad_norm"] for row in often.folder.read_metrics() if "train/grad_norm" in row}
+    assert logged == {step: pytest.approx(lengths(met)[step - 1]) for step in (2, 6, 10)}
+
+
+def test_a_group_that_ends_sooner_stands_still_from_then_on(make_job):
+    job, module = make_job(), make_module()
+    until = {"until_epoch": 1.0}
+
+    def build(module):
+        head = list(module[3].parameters())
+        return torch.optim.SGD([{"params": list(module[0].parameters())}, {"params": head, **until}], lr=0.2)
+
+    phase = job.phases[0]._replace(build_optimizer=build, lr_factors={1.0: lambda step: float(step < 4)})
+    heads = []
+    watched = job._replace(
+        phases=[phase],
+        validate=lambda module, step: heads.append(module[3].weight.clone()) or job.validate(module, step),
+    )
+    start = module[3].weight.clone()
+    fit(module, watched)
+    assert not torch.equal(start, heads[0])
+    assert torch.equal(heads[0], heads[1])
+    assert torch.equal(heads[1], heads[2])

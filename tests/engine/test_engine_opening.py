@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from configs.schema import InputSpec
 from engine.opening import save_preview, take_samples, trace_schedule
@@ -71,7 +72,7 @@ def test_partners_and_weights_of_mixed_images_are_kept(make_loader, monkeypatch)
 
 def test_the_schedule_is_that_of_every_step_over_all_phases(make_loader):
     loader = make_loader(normalised(pixels()), torch.arange(40), batch_size=10)
-    schedule = trace_schedule([make_phase(loader), make_phase(loader, epochs=1)])
+    schedule = trace_schedule([make_phase(loader), make_phase(loader, epochs=1)], nn.Linear(1, 1))
     assert schedule["epoch"] == [step / 4 for step in range(16)]
     assert schedule["lr"] == pytest.approx([0.2] * 4 + [0.02] * 4 + [0.002] * 4 + [0.2] * 4)
     assert "momentum" not in schedule
@@ -79,7 +80,7 @@ def test_the_schedule_is_that_of_every_step_over_all_phases(make_loader):
 
 def test_a_long_schedule_is_thinned_out(make_loader):
     loader = make_loader(normalised(pixels()), torch.arange(40), batch_size=10)
-    schedule = trace_schedule([make_phase(loader, epochs=2000)])
+    schedule = trace_schedule([make_phase(loader, epochs=2000)], nn.Linear(1, 1))
     assert 1000 <= len(schedule["lr"]) <= 1200
     assert schedule["epoch"][-1] > 1995
 
@@ -91,7 +92,7 @@ def test_momentum_is_there_where_it_moves(make_loader):
         lr_factor=one_cycle(num_steps=12, rise_frac=0.5, start_frac=0.1, final_frac=0.0),
         momentum_at=cycle_momentum(num_steps=12, rise_frac=0.5, high=0.95, low=0.85),
     )
-    schedule = trace_schedule([moving])
+    schedule = trace_schedule([moving], nn.Linear(1, 1))
     assert schedule["momentum"][0] == pytest.approx(0.95)
     assert min(schedule["momentum"]) == pytest.approx(0.85)
     assert len(schedule["momentum"]) == len(schedule["lr"]) == 12
@@ -99,8 +100,8 @@ def test_momentum_is_there_where_it_moves(make_loader):
 
 def test_both_are_written_into_the_run_folder(make_loader, tmp_path):
     loader = make_loader(normalised(pixels()), torch.arange(40), batch_size=10)
-    save_preview([make_phase(loader)], SPEC, folder=RunFolder(tmp_path))
+    save_preview([make_phase(loader)], nn.Linear(1, 1), SPEC, folder=RunFolder(tmp_path))
     samples = RunFolder(tmp_path).read_samples()
     assert samples is not None
     assert len(samples.labels_N) == 10
-    assert RunFolder(tmp_path).read_schedule() == trace_schedule([make_phase(loader)])
+    assert RunFolder(tmp_path).read_schedule() == trace_schedule([make_phase(loader)], nn.Linear(1, 1))

@@ -8,10 +8,14 @@ from engine.schedules import (
     PlateauState,
     constant,
     cosine,
+    cosine_restarts,
     cycle_momentum,
     multi_step,
     one_cycle,
+    polynomial,
+    squeezed,
     step_decay,
+    until,
     with_warmup,
 )
 
@@ -97,3 +101,63 @@ def test_plateau_is_torchs_reduce_lr_on_plateau(patience, threshold):
         state = plateau.after_epoch(state, val_loss=loss)
         assert state.factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
     assert state.factor < 0.5, "the test must see several steps down"
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 0.9])
+def test_polynomial_is_torchs_polynomial_lr(power):
+    expected = torch_factors(
+        lambda o: torch.optim.lr_scheduler.PolynomialLR(o, total_iters=30, power=power), num_steps=40
+    )
+    factor = polynomial(num_steps=30, power=power, final_frac=0.0)
+    assert [factor(step) for step in range(40)] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_linear_to_a_part_is_torchs_linear_lr():
+    expected = torch_factors(
+        lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=1.0, end_factor=0.1, total_iters=20), num_steps=30
+    )
+    factor = polynomial(num_steps=20, power=1.0, final_frac=0.1)
+    assert [factor(step) for step in range(30)] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("mult", [1, 2])
+def test_cosine_restarts_are_torchs(mult):
+    expected = torch_factors(
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=7, T_mult=mult, eta_min=0.05),
+        num_steps=60,
+    )
+    factor = cosine_restarts(cycle_steps=7, mult=mult, decay=1.0, final_frac=0.05)
+    assert [factor(step) for step in range(60)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_cosine_restarts_that_start_lower_each_time_are_timms():
+    from timm.scheduler import CosineLRScheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = CosineLRScheduler(
+        optimizer, t_initial=7, lr_min=0.01, cycle_mul=2.0, cycle_decay=0.5, cycle_limit=9, t_in_epochs=True
+    )
+    factor = cosine_restarts(cycle_steps=7, mult=2.0, decay=0.5, final_frac=0.01)
+    for step in range(45):
+        theirs.step(step)
+        assert factor(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+
+
+def test_a_warmup_from_a_part_is_torchs_linear_lr():
+    expected = torch_factors(
+        lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=0.01, total_iters=8), num_steps=20
+    )
+    factor = with_warmup(constant(), num_steps=8, start_frac=0.01)
+    assert [factor(step) for step in range(20)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_until_changes_over_at_its_step_and_counts_on():
+    factor = until(constant(0.5), num_steps=3, after=lambda step: step)
+    assert [factor(step) for step in range(5)] == [0.5, 0.5, 0.5, 3, 4]
+
+
+def test_a_squeezed_schedule_is_airbenchs_for_the_bias_of_its_stem():
+    whole = polynomial(num_steps=200, power=1.0, final_frac=0.0)
+    factor = squeezed(whole, num_steps=200, into_steps=75)
+    assert [factor(step) for step in range(75)] == pytest.approx([1 - step / 75 for step in range(75)])
+    assert [factor(step) for step in range(75, 200)] == [0.0] * 125

@@ -28,6 +28,16 @@ def test_the_parameters_of_the_default_are_those_counted_by_hand() -> None:
     assert counted == stem + filters + norms + 256 * 10 == 1_972_792
 
 
+def test_the_parameters_of_airbench96_are_those_counted_by_hand() -> None:
+    stem = 3 * 24 * 4 + 24
+    filters = 9 * (24 * 128 + 2 * 128**2 + 128 * 384 + 2 * 384**2 + 384 * 512 + 2 * 512**2)
+    norms = 3 * 2 * (128 + 384 + 512)
+    module = build(widths=[128, 384, 512], depth=3)
+    counted = sum(one.numel() for one in module.parameters())
+    assert counted == stem + filters + norms + 512 * 10 == 9_918_776
+    assert len(convolutions(module)) == 10, "ten, as the source says"
+
+
 def by_hand(module: Airbench, images: Tensor) -> Tensor:
     """The forward pass in training: every norm takes the statistics of its batch, and begins with scale 1, shift 0."""
     weights = dict(module.named_parameters())
@@ -47,6 +57,44 @@ def test_the_forward_pass_equals_the_formula_written_out_in_float64() -> None:
     module = build(widths=[8, 16, 24], activation="relu").double()
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert torch.allclose(module(images), by_hand(module, images), rtol=0, atol=1e-11)
+
+
+def normalised(x: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0, keepdim=True)
+    return (x - mean) / (variance + 1e-12).sqrt()
+
+
+def test_of_three_convolutions_the_last_two_have_a_residual_connection_around_them() -> None:
+    module = build(widths=[8, 16, 24], activation="relu", depth=3).double()
+    weights = dict(module.named_parameters())
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = F.conv2d(images, weights["stem.0.weight"], weights["stem.0.bias"]).clamp(min=0)
+    for group in range(3):
+        x = F.max_pool2d(F.conv2d(x, weights[f"groups.{group}.0.weight"], padding=1), 2)
+        x = kept = normalised(x).clamp(min=0)
+        x = normalised(F.conv2d(x, weights[f"groups.{group}.4.layers.0.weight"], padding=1)).clamp(min=0)
+        x = normalised(F.conv2d(x, weights[f"groups.{group}.4.layers.3.weight"], padding=1))
+        x = (x + kept).clamp(min=0)
+    wanted = x.amax(dim=(2, 3)) @ weights["head.2.weight"].T / 9
+    assert torch.allclose(module(images), wanted, rtol=0, atol=1e-11)
+
+
+def test_norms_have_the_momentum_that_is_asked_for() -> None:
+    for depth in (2, 3):
+        norms = [
+            one
+            for one in build(widths=[4, 4], depth=depth, norm_momentum=0.1).modules()
+            if isinstance(one, nn.BatchNorm2d)
+        ]
+        assert [one.momentum for one in norms] == [0.1] * 2 * depth
+    assert {one.momentum for one in build().modules() if isinstance(one, nn.BatchNorm2d)} == {0.4}
+
+
+def test_the_last_layer_begins_with_the_standard_deviation_that_is_asked_for() -> None:
+    plain, scaled = (build(head_std=std).head[2].weight.detach() for std in (None, 1.0))
+    assert scaled.std().item() == pytest.approx(1.0, rel=1e-5)
+    assert torch.allclose(scaled, plain / plain.std(), rtol=1e-5, atol=0)
+    assert plain.std().item() == pytest.approx((3 * 256) ** -0.5, rel=0.05), "torch draws within 1 / sqrt(256)"
 
 
 def test_the_scale_of_norms_stays_at_one_and_their_shift_is_trained() -> None:
@@ -160,6 +208,8 @@ def test_activations_are_those_asked_for() -> None:
         ({"size_px": 7}, "size_px=7 is too small; use 8 or more"),
         ({"widths": []}, "widths=[] must be one number of at least 1 per group; use [64, 256, 256]"),
         ({"logit_scale": 0.0}, "logit_scale=0.0 must be a positive number; use 0.111"),
+        ({"norm_momentum": 0.0}, "norm_momentum=0.0 must be above 0 and at most 1; use 0.4"),
+        ({"head_std": 0.0}, "head_std=0.0 must be a positive number; use 1.0, or leave it out"),
         ({"widths": [8, 0]}, "widths=[8, 0] must be one number of at least 1 per group; use [64, 256, 256]"),
     ],
 )

@@ -138,6 +138,37 @@ def test_with_zero_init_each_block_begins_as_its_shortcut(depth: int) -> None:
     assert all(one.weight.eq(1).all() for one in plain.modules() if isinstance(one, nn.BatchNorm2d))
 
 
+def test_drop_path_leaves_whole_images_to_the_shortcut_and_scales_up_the_others() -> None:
+    block = Block(8, 8, kind="basic", stride=1, shortcut="projection", zero_init=False, drop_path=0.4)
+    block.residual = nn.Conv2d(8, 8, kernel_size=1)  # without the norm, whose statistics are those of the batch
+    images = torch.randn(4000, 8, 3, 3, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(2)
+    output = block.train()(images)
+    kept = F.relu(block.residual(images) / 0.6 + images)
+    dropped = F.relu(images)
+    is_kept, is_dropped = ((output - one).abs().amax(dim=(1, 2, 3)) < 1e-5 for one in (kept, dropped))
+    assert torch.equal(is_kept, ~is_dropped)
+    assert abs(is_dropped.double().mean() - 0.4) < 5 * (0.4 * 0.6 / 4000) ** 0.5
+    torch.manual_seed(2)
+    assert torch.equal(block(images), output), "drawn from torch's generator, which each micro-step seeds"
+    assert torch.equal(block.eval()(images), F.relu(block.residual(images) + images)), "never in evaluation"
+
+
+def test_drop_path_rises_linearly_over_all_blocks_and_adds_no_parameters() -> None:
+    module = build(depth=34, width=0.25, drop_path=0.32)
+    rates = [block.drop_path.p for block in module.modules() if isinstance(block, Block)]
+    assert rates == pytest.approx([0.02 * number for number in range(1, 17)])
+    assert {block.drop_path.mode for block in module.modules() if isinstance(block, Block)} == {"row"}
+    plain = build(depth=34, width=0.25)
+    assert list(module.state_dict()) == list(plain.state_dict())
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert not torch.equal(module(images), plain(images))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    plain(images)
+    assert torch.equal(torch.get_rng_state(), before), "without it nothing is drawn"
+
+
 def test_blocks_widths_and_stem_make_a_network_for_two_cores() -> None:
     module = build(blocks=[1, 1, 1], widths=[32, 64, 128], stem="pool")
     images = torch.zeros(2, 3, 32, 32)
@@ -195,6 +226,7 @@ def test_the_depths_are_those_of_the_annotation() -> None:
         ({"blocks": [1, 1], "widths": [8, -8]}, "resnet: widths=[8, -8] must be numbers of at least 1."),
         ({"width": 0.0}, "resnet: width=0.0 must be above 0; use 1.0."),
         ({"dropout": 1.0}, "resnet: dropout=1.0 must be at least 0 and below 1; use 0.5."),
+        ({"drop_path": -0.1}, "resnet: drop_path=-0.1 must be at least 0 and below 1; use 0.1."),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_one_that_works(args: dict[str, Any], wanted: str) -> None:

@@ -194,6 +194,41 @@ def test_arguments_reach_the_network() -> None:
     assert built.classifier[0].p == 0.7
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "kind", "attribute"),
+    [
+        ("timm/test_resnet", "drop_path_rate", "DropPath", "drop_prob"),
+        ("timm/test_convnext", "drop_path_rate", "DropPath", "drop_prob"),
+        ("timm/test_vit", "drop_path_rate", "DropPath", "drop_prob"),
+        ("torchvision/convnext_tiny", "stochastic_depth_prob", "StochasticDepth", "p"),
+        ("torchvision/efficientnet_b0", "stochastic_depth_prob", "StochasticDepth", "p"),
+    ],
+)
+def test_stochastic_depth_of_the_zoos_rises_to_the_rate_that_is_asked_for(
+    name: str, argument: str, kind: str, attribute: str
+) -> None:
+    with torch.device("meta"):
+        model = ModelConfig(name=name, args={argument: 0.4})
+        module = build_model(model, num_classes=10, spec=InputSpec(size_px=96, channels=3), seed=0)
+    rates = [float(getattr(one, attribute)) for one in module.modules() if type(one).__name__ == kind]
+    last = 0.4 * 15 / 16 if name == "torchvision/efficientnet_b0" else 0.4  # its rates are 0 to 15 sixteenths
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(last)
+
+
+def test_timms_blurred_resnet_blurs_the_pool_and_the_three_halvings_between_its_stages() -> None:
+    spec = InputSpec(size_px=64, channels=3)
+    with torch.device("meta"):
+        blurred, plain = (
+            build_model(ModelConfig(name=f"timm/{name}"), num_classes=10, spec=spec, seed=0)
+            for name in ("resnetblur50", "resnet50")
+        )
+    blurs = {key: one for key, one in blurred.named_modules() if type(one).__name__ == "BlurPool2d"}
+    assert list(blurs) == ["maxpool.1", "layer2.0.aa", "layer3.0.aa", "layer4.0.aa"]
+    assert {(one.filt_size, one.stride, one.pad_mode) for one in blurs.values()} == {(3, 2, "reflect")}
+    assert [sum(one.numel() for one in module.parameters()) for module in (blurred, plain)] == [23_528_522] * 2
+
+
 def test_every_name_of_torchvision_and_every_unannotated_one_of_timm_has_its_arguments_found() -> None:
     for name in models.list_models(module=models):
         check_model(ModelConfig(name=f"torchvision/{name}"))

@@ -139,12 +139,12 @@ class Ranks:
 
 
 def recording(
-    draw: Callable[[Plan, Share, int], Effects], decided: list[tuple[Plan, Share, Effects]]
-) -> Callable[[Plan, Share, int], Effects]:
+    draw: Callable[[Plan, Share, int, int], Effects], decided: list[tuple[Plan, Share, Effects]]
+) -> Callable[[Plan, Share, int, int], Effects]:
     """No method: loaders that lead back to themselves are left to the garbage collector, and their workers hang."""
 
-    def record(plan: Plan, share: Share, epoch: int) -> Effects:
-        decided.append((plan, share, draw(plan, share, epoch)))
+    def record(plan: Plan, share: Share, epoch: int, step: int) -> Effects:
+        decided.append((plan, share, draw(plan, share, epoch, step)))
         return decided[-1][2]
 
     return record

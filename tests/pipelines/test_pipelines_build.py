@@ -14,6 +14,7 @@ from configs.load import replace_section
 from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
 from pipelines import build_data as build_data_module
 from pipelines import build_executor
+from pipelines.batch import Batch
 from pipelines.build import (
     Data,
     Loaders,
@@ -29,6 +30,7 @@ from pipelines.build import (
     split_of,
 )
 from pipelines.build_augment import build_effect_settings
+from pipelines.build_loader import mixes_at
 from pipelines.source import ArraySource
 from pipelines.sources.digits import load_digits
 
@@ -578,6 +580,59 @@ def test_images_grow_in_the_midst_of_an_epoch_and_evaluation_keeps_its_size(
     again = loaders_of(config).train
     again.load_state_dict({**loaders.train.state_dict(), "epoch": 1, "samples_consumed": 8})
     assert [batch.inputs[0].shape[2] for batch in again] == [24, 16], "a run that goes on knows the size, too"
+
+
+@pytest.mark.parametrize(
+    ("epoch", "wanted"), [(0.0, True), (1.4999, True), (1.5, False), (1.5 - 1e-12, False), (2.0, False), (100.0, False)]
+)
+def test_pairs_are_mixed_until_an_epoch_that_may_have_a_fraction(epoch: float, wanted: bool) -> None:
+    config = make_config(augment__mixup_alpha=0.2, augment__mix_until_epoch=1.5)
+    assert mixes_at(epoch, config=config) is wanted
+    assert mixes_at(epoch, config=make_config(augment__mixup_alpha=0.2))
+
+
+def same(batches: list[Batch], others: list[Batch]) -> list[bool]:
+    """Which batches are equal, pixels, labels and mixes."""
+    return [
+        torch.equal(one.inputs[0], other.inputs[0])
+        and torch.equal(one.ids_N, other.ids_N)
+        and torch.equal(one.labels_N, other.labels_N)
+        and (one.mix is None) == (other.mix is None)
+        and (one.mix is None or all(torch.equal(*pair) for pair in zip(one.mix, other.mix, strict=True)))
+        for one, other in zip(batches, others, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("backend", ["reference", "resident", "threads"])
+def test_where_mixing_ends_in_mid_epoch_nothing_else_changes_and_a_run_that_goes_on_knows(
+    write_folder: WriteFolder, backend: str
+) -> None:
+    root = write_folder({"train": TWO})
+    others = {"augment__erase_prob": 0.5, "augment__flip": "random", "loader__backend": backend}
+    others |= {"data__val_frac": 0.2, "train__global_batch_size": 4, "train__epochs": 2}
+    mixed = others | {"augment__mixup_alpha": 0.4, "augment__cutmix_alpha": 1.0}
+
+    def loader_of(place: Place = ALONE, **options: Any) -> Any:
+        return loaders_of(make_config(root, **options), place=place).train
+
+    def batches_of(loader: Any) -> list[Batch]:
+        return [batch for _ in range(2) for batch in loader]
+
+    always, never = batches_of(loader_of(**mixed)), batches_of(loader_of(**others))
+    ended = batches_of(loader_of(**mixed, augment__mix_until_epoch=1.25))
+    assert same(ended, always) == [True] * 5 + [False] * 3
+    assert same(ended, never) == [False] * 5 + [True] * 3
+    assert [batch.mix is None for batch in ended] == [False] * 5 + [True] * 3
+    for step in range(8):  # killed before any step, and continued
+        going_on = loader_of(**mixed, augment__mix_until_epoch=1.25)
+        state = {**going_on.state_dict(), "epoch": step // 4, "samples_consumed": step % 4 * 4}
+        going_on.load_state_dict(state)
+        assert all(same(list(going_on), ended[step : 4 * (step // 4 + 1)]))
+    places = [ALONE._replace(rank=rank, world_size=2) for rank in range(2)]
+    ranks = [batches_of(loader_of(place, **mixed, augment__mix_until_epoch=1.25)) for place in places]
+    for step, parts in enumerate(zip(*ranks, strict=True)):
+        assert torch.equal(torch.cat([part.inputs[0] for part in parts]), ended[step].inputs[0])
+        assert [part.mix is None for part in parts] == [ended[step].mix is None] * 2
 
 
 def test_the_description_gives_counts_sizes_statistics_and_the_executor_with_its_reason() -> None:

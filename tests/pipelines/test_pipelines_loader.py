@@ -114,7 +114,7 @@ def build_loader(
             num_views=num_views,
         )
 
-    def draw(plan: Plan, share: Share, epoch: int) -> Effects:
+    def draw(plan: Plan, share: Share, epoch: int, step: int) -> Effects:
         return draw_effects(
             plan, copies_B=share.copies_N, positions_B=share.positions_N, settings=settings, seed=seed, epoch=epoch
         )
@@ -368,7 +368,7 @@ def build_evaluation(
     return join(
         source,
         order=EvaluationOrder(NUM_SAMPLES, batch_size_per_rank=8, rank=rank, world_size=world_size),
-        draw=Draw(draw_plan, lambda plan, share, epoch: Effects()),
+        draw=Draw(draw_plan, lambda plan, share, epoch, step: Effects()),
         executor=executor,
         action=action,
         mean=(0.0,) * 3,
