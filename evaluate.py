@@ -24,7 +24,7 @@ from pipelines.build import Place, build_data, build_evaluation_loader, check_cl
 
 _READ = ("data.", "evaluation.", "loader.", "run.num_threads", "train.precision")
 _UNREAD_DATA = ("data.sampling", "data.class_weights")  # how often training meets an image
-_NEUTRAL = (  # what a run trained by, and need not hold where it is scored: processes, trackers, val, a pipeline
+_NEUTRAL = (  # what a run trained by, and need not hold where it is scored: processes, trackers, val, a pipeline, speed
     "--run.world_size=null",
     "--run.trackers=[]",
     "--run.select=last",
@@ -34,6 +34,8 @@ _NEUTRAL = (  # what a run trained by, and need not hold where it is scored: pro
     "--augment.albumentations_hash=null",
     "--data.sampling=shuffled",
     "--data.class_weights={}",
+    "--speed.compile=none",
+    "--speed.shard=false",
 )
 _OF_ANOTHER_DATA_SET = (  # what the run's own data set was read by
     "--data.root=null",

@@ -19,13 +19,13 @@ from engine.build import (
     build_bn_loader,
     build_card,
     build_folder,
-    build_phases,
     build_settings,
     check_fits,
     resolve_config,
     with_measured_input,
 )
 from engine.build_loss import build_loss
+from engine.build_phases import build_phases
 from engine.evaluation import describe_result, evaluate
 from engine.final import score_run
 from engine.fit import fit
@@ -57,7 +57,7 @@ def main() -> None:
         config = resolve_config(load_config(sys.argv[1:], prog="train.py", description=__doc__ or ""), os.environ)
         check_dataset(config.data)
         check_model(config.model)
-        runtime = start_runtime(config.train.precision, config.run)
+        runtime = start_runtime(config.train.precision, config.run, speed=config.speed, sync_bn=config.train.sync_bn)
         check_batch(config, world_size=runtime.world_size)
         folder = build_folder(config)
         progress = Progress(num_epochs=config.train.epochs, is_main=runtime.is_main)
@@ -132,7 +132,13 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
 
 def build_network(config: Config, data: Data, *, show_progress: bool) -> nn.Module:
     """The network, checked against the data, and started from training images if it asks for them."""
-    module = build_model(config.model, num_classes=len(data.train.class_names), spec=data.spec, seed=config.run.seed)
+    module = build_model(
+        config.model,
+        num_classes=len(data.train.class_names),
+        spec=data.spec,
+        seed=config.run.seed,
+        has_checkpointing=config.speed.gradient_checkpointing,
+    )
     check_sizes(module, spec=data.spec, sizes_px=[size_px for _, size_px in config.augment.sizes_px])
     read_images = partial(read_training_images, config, data, show_progress=show_progress)
     start_from_images(module, read_images, seed=config.run.seed)

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -56,6 +57,23 @@ WAYS = {
 _WITHOUT: _Arm = ("configs/cifar10/simple_cnn_bn_dropout.yaml", "--train.epochs 30")
 _CONSTANT: _Arm = ("configs/cifar10/simple_cnn_cosine.yaml", "--schedule.name constant")
 _COSINE: _Arm = ("configs/cifar10/simple_cnn_cosine.yaml", "")
+
+
+# What those had whose settings a recipe takes: top-1, time and machine, and who; the recipes' headers say where that is
+# and what differs.
+_FFCV = "ffcv-imagenet, ResNet-50 with blur"
+PUBLISHED = {
+    "configs/cifar10/resnet18.yaml": "94.82 % (mmpretrain, steps in place of the cosine)",
+    "configs/cifar10/speedrun94.yaml": "94.01 %, 2.59 s on an A100 (airbench94_muon)",
+    "configs/cifar10/speedrun96.yaml": "96.03 %, 34.7 s on an A100 (airbench96)",
+    "configs/imagenet/rn50_16.yaml": f"73.8 %, 14.9 min on 8 A100 ({_FFCV})",
+    "configs/imagenet/rn50_40.yaml": f"77.2 %, 35.6 min on 8 A100 ({_FFCV})",
+    "configs/imagenet/rn50_88.yaml": f"78.4 %, 77.2 min on 8 A100 ({_FFCV})",
+    "configs/imagenet/rn50_90.yaml": "77.12 +- 0.11 %, about 3 h on 8 A100 (NVIDIA DeepLearningExamples)",
+    "configs/imagenet/rn50_a3.yaml": "78.1 % (ResNet strikes back, A3)",
+    "configs/imagenet/rn50_v2.yaml": "80.858 % (torchvision, IMAGENET1K_V2)",
+}
+_DATA = {"digits": "handwritten digits", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}  # by the folder in configs/
 
 
 class Comparison(NamedTuple):
@@ -353,9 +371,24 @@ def _spread(values: list[float]) -> str:
 
 
 def recipes_page(groups: list[Group]) -> str:
-    """docs/recipes.md: all groups, with where and when they were measured."""
+    """docs/recipes.md: all recipes, with what others had, and all groups, with where and when they were measured."""
     lines = [
         "# Recipes and what they gave",
+        "",
+        "A recipe is one file in `configs/`, and a command trains it (digits need no `--data.root`), such as",
+        "",
+        "    accelerate launch train.py --config configs/cifar10/resnet18.yaml --data.root DIR",
+        "",
+        "DIR holds the images as `train/<class>/` and `test/<class>/` or, of ImageNet, `val/<class>/`. The batch of a",
+        "recipe is that of all processes together; where it does not fit, `--train.accumulation 8` takes it in eight",
+        "parts. What others had is on val of ImageNet and on test elsewhere; where that is from, and in what a recipe",
+        "differs, its header says.",
+        "",
+        "| recipe | data | epochs | top-1 that others had | top-1 measured here |",
+        "| --- | --- | ---: | --- | --- |",
+        *_recipe_lines(groups),
+        "",
+        "## Every run",
         "",
         "Made by `make tables` from `benchmarks/results/recipes.csv`, a row per run. Mean and standard deviation over",
         "seeds, on test, of the checkpoint that the recipe selects: the best on val, a tenth of train, unless it has",
@@ -378,6 +411,20 @@ def recipes_page(groups: list[Group]) -> str:
             f"torch {row['torch']}, {shorten(row['commit'])} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _recipe_lines(groups: list[Group]) -> list[str]:
+    measured = {group.recipe: group for group in groups if not group.overrides}
+    lines = []
+    for recipe in all_recipes():
+        epochs = yaml.safe_load((ROOT / recipe).read_text())["train"]["epochs"]
+        group = measured.get(recipe)
+        ours = f"{group.top1} ({group.runs})" if group else "not measured yet"
+        name = recipe.removeprefix("configs/")
+        lines.append(
+            f"| `{name}` | {_DATA[name.partition('/')[0]]} | {epochs} | {PUBLISHED.get(recipe, '')} | {ours} |"
+        )
+    return lines
 
 
 def operations_page(rows: _Rows) -> str:

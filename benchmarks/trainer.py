@@ -30,7 +30,8 @@ from benchmarks.recipes import code_commit
 from configs.load import config_to_dict, load_config, replace_section
 from configs.schema import Config, InputSpec
 from engine.bad_samples import BadSampleLog
-from engine.build import build_phases, build_settings, resolve_config
+from engine.build import build_settings, resolve_config
+from engine.build_phases import build_phases
 from engine.fit import fit
 from engine.losses import supervised
 from engine.progress import Progress

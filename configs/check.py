@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from configs.check_average import check_average
 from configs.check_loss import check_loss
 from configs.check_optim import check_optim
+from configs.check_speed import check_speed
 from configs.imports import is_import_path
 from configs.operations import read_operations
 from configs.schema import AugmentConfig, Config, InputSpec, ScheduleConfig
@@ -238,6 +239,7 @@ def check_config(config: Config) -> None:
     _check_own_pipeline(config.augment.albumentations)
     _check_range("augment.erase_scale", config.augment.erase_scale, most=1, default=(0.02, 0.33))
     _check_range("augment.erase_ratio", config.augment.erase_ratio, most=None, default=(0.3, 3.3))
+    check_speed(config)
 
 
 def check_batch(config: Config, *, world_size: int) -> None:

@@ -210,7 +210,7 @@ class GroupConfig:
 
     Attributes:
         match: Names of parameters, with * and ? as in file names; one that fits is enough.
-        only: vectors = of these, those of one dimension (biases, norms) alone; matrices = those of two and more alone.
+        only: all = all of these; vectors = those of one dimension (biases, norms); matrices = those of two and more.
         name: Their optimizer.
         lr: Their peak learning rate.
         weight_decay: Their weight decay.
@@ -359,7 +359,8 @@ class LossConfig:
             by the classes' log frequency in training alone (Menon et al. 2021).
         effective_beta: Of balance effective.
         adjustment_tau: Of balance logit_adjustment, a factor on the shift.
-        class_weights: Factors by class name on what their images count, for example --loss.class_weights.cat 2.
+        class_weights: Factors by class name on what their images count, for example --loss.class_weights.cat 2. With
+            balance or without, what images count is divided by its mean over the training images.
     """
 
     name: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
@@ -382,8 +383,8 @@ class DistillConfig:
         temperature: What logits of both are divided by before they are compared.
         weight: Part (0 to 1) of the loss that the teachers have; the labels have the rest.
         features: Layers whose attention maps are to match, as student's layer: teacher's layer, by the names of modules
-            (Zagoruyko and Komodakis 2017).
-        features_weight: Factor on that part of the loss.
+            (Zagoruyko and Komodakis 2017), for example --distill.features '{layer3: layer3}'. Of one teacher only.
+        features_weight: Factor on that part of the loss; 100 to 1000 are usual.
     """
 
     teachers: tuple[str, ...] = ()

@@ -1,42 +1,22 @@
 """Configuration -> what the loop needs: optimizer, schedule, phases; the loss is engine/build_loss.py's."""
 
-import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
+from configs.check_speed import check_speed
 from configs.load import config_to_dict, default_run_folder, replace_section
 from configs.own_pipeline import hash_pipeline, read_pipeline
-from configs.schema import Config, InputSpec, OptimConfig, ScheduleConfig
+from configs.schema import Config, InputSpec
 from engine.averages import Ema, Swa
 from engine.batchnorm import has_batch_norm
 from engine.checkpoint import newest_card
-from engine.groups import sort_parameters
 from engine.memory import check_memory
-from engine.optimizers import make_optimizer
-from engine.phases import split_by_batch_size
 from engine.record import RunFolder
 from engine.runtime import Runtime, launcher_settings
-from engine.schedules import (
-    LrFactor,
-    Plateau,
-    constant,
-    cosine,
-    cosine_restarts,
-    cycle_momentum,
-    multi_step,
-    one_cycle,
-    polynomial,
-    squeezed,
-    step_decay,
-    until,
-    with_warmup,
-)
-from engine.state import FitSettings, Phase
+from engine.state import FitSettings
 from pipelines.batch import Loader
 
 
@@ -66,6 +46,7 @@ def resolve_config(config: Config, environ: Mapping[str, str]) -> Config:
         accumulation=config.train.accumulation or settings.accumulation or 1,
         precision=config.train.precision or settings.precision or "fp32",
     )
+    check_speed(config)  # the launcher may have told what does not go with it
     path, expected_hash = config.augment.albumentations, config.augment.albumentations_hash
     own_hash = None if path is None else hash_pipeline(read_pipeline(path, expected_hash=expected_hash))
     config = replace_section(config, "augment", albumentations_hash=own_hash)
@@ -76,45 +57,6 @@ def build_folder(config: Config) -> RunFolder:
     """The run folder; of a dry run, a folder inside it."""
     assert config.run.out is not None, "resolve_config has decided it"
     return RunFolder(Path(config.run.out) / "dry_run" if config.dry_run else config.run.out)
-
-
-def build_phases(
-    config: Config,
-    loader: Loader,
-    loader_of: Callable[[int], Loader] | None = None,
-    *,
-    layers: Sequence[Sequence[str]] = (),
-) -> list[Phase]:
-    """The phases of plain training: one, or one for each of train.batch_sizes, which go on where the one before ends.
-
-    Args:
-        config: The run's.
-        loader: Training batches of the size that training begins with.
-        loader_of: Global batch size -> training batches, for the sizes that follow.
-        layers: As in `build_optimizer`.
-    """
-    assert config.train.accumulation is not None, "resolve_config has decided it"
-    first = Phase(
-        name="train",
-        loader=loader,
-        epochs=config.train.epochs,
-        accumulation=config.train.accumulation,
-        build_optimizer=functools.partial(build_optimizer, config.optim, layers=layers),
-        lr_factor=build_schedule(config, steps_per_epoch=loader.steps_per_epoch),
-        lr_factors=build_group_schedules(config, steps_per_epoch=loader.steps_per_epoch),
-        momentum_at=build_momentum(config, steps_per_epoch=loader.steps_per_epoch),
-        plateau=build_plateau(config.schedule),
-    )
-    if not config.train.batch_sizes:
-        return [first]
-    assert loader_of is not None, "train.batch_sizes needs it"
-    return split_by_batch_size(
-        first,
-        config.train.batch_sizes,
-        loader_of,
-        batch_lr=config.train.batch_lr,
-        base_size=config.train.global_batch_size,
-    )
 
 
 def build_average(config: Config, module: nn.Module, loader_of: Callable[[int], Loader]) -> Ema | Swa | None:
@@ -146,100 +88,6 @@ def build_bn_loader(config: Config, module: nn.Module, loader_of: Callable[[int]
             "statistics; drop it."
         )
     return loader_of(num_images) if num_images else None
-
-
-def build_optimizer(optim: OptimConfig, module: nn.Module, *, layers: Sequence[Sequence[str]] = ()) -> Optimizer:
-    """The optimizer of all parameters that are trained.
-
-    Args:
-        optim: Which, and how its groups differ.
-        module: The network.
-        layers: Names of its parameters, layer by layer, for layer decay.
-
-    Raises:
-        ValueError: There is none; or a group matches nothing.
-    """
-    return make_optimizer(sort_parameters(module, optim, layers=layers), optim)
-
-
-def build_schedule(config: Config, *, steps_per_epoch: int) -> LrFactor:
-    """The schedule over all epochs, warm-up included; of plateau what the step alone decides."""
-    schedule, average = config.schedule, config.average
-    num_steps = config.train.epochs * steps_per_epoch
-    warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
-    cooldown_steps = round(schedule.cooldown_epochs * steps_per_epoch)
-    moving_steps = max(num_steps - warmup_steps - cooldown_steps, 1)
-    factor = with_warmup(
-        until(
-            _build_decay(schedule, num_steps=moving_steps, steps_per_epoch=steps_per_epoch, warmup_steps=warmup_steps),
-            num_steps=moving_steps if cooldown_steps else math.inf,
-            after=constant(schedule.final_lr_frac),
-        ),
-        num_steps=warmup_steps,
-        start_frac=schedule.warmup_start_lr_frac,
-    )
-    if average.swa_start_epoch is None or average.swa_lr_frac is None:
-        return factor
-    return until(factor, num_steps=average.swa_start_epoch * steps_per_epoch, after=constant(average.swa_lr_frac))
-
-
-def _build_decay(schedule: ScheduleConfig, *, num_steps: int, steps_per_epoch: int, warmup_steps: int) -> LrFactor:
-    """What follows the warm-up."""
-    final_frac = schedule.final_lr_frac
-    match schedule.name:
-        case "constant" | "plateau":
-            return constant()
-        case "step":
-            return step_decay(step_size=schedule.step_epochs * steps_per_epoch, gamma=schedule.gamma)
-        case "exponential":
-            return step_decay(step_size=steps_per_epoch, gamma=schedule.gamma)
-        case "multi_step":
-            milestones = [round(epoch * steps_per_epoch) - warmup_steps for epoch in schedule.milestones_epochs]
-            return multi_step(milestones=milestones, gamma=schedule.gamma)
-        case "linear":
-            return polynomial(num_steps=num_steps, power=1.0, final_frac=final_frac)
-        case "polynomial":
-            return polynomial(num_steps=num_steps, power=schedule.power, final_frac=final_frac)
-        case "cosine":
-            return cosine(num_steps=num_steps, final_frac=final_frac)
-        case "cosine_restarts":
-            return cosine_restarts(
-                cycle_steps=schedule.cycle_epochs * steps_per_epoch,
-                mult=schedule.cycle_mult,
-                decay=schedule.cycle_decay,
-                final_frac=final_frac,
-            )
-        case "one_cycle":
-            return one_cycle(
-                num_steps=num_steps,
-                rise_frac=schedule.rise_frac,
-                start_frac=schedule.start_lr_frac,
-                final_frac=final_frac,
-            )
-
-
-def build_group_schedules(config: Config, *, steps_per_epoch: int) -> dict[float, LrFactor]:
-    """The schedules of groups that end before training does, by their `until_epoch`."""
-    whole, num_steps = build_schedule(config, steps_per_epoch=steps_per_epoch), config.train.epochs * steps_per_epoch
-    ends = {group.until_epoch for group in config.optim.groups if group.until_epoch is not None}
-    return {end: squeezed(whole, num_steps=num_steps, into_steps=round(end * steps_per_epoch)) for end in ends}
-
-
-def build_momentum(config: Config, *, steps_per_epoch: int) -> LrFactor | None:
-    """The momentum over all epochs, where the schedule moves it."""
-    schedule = config.schedule
-    if schedule.momentum_range is None:
-        return None
-    high, low = schedule.momentum_range
-    num_steps = config.train.epochs * steps_per_epoch
-    return cycle_momentum(num_steps=num_steps, rise_frac=schedule.rise_frac, high=high, low=low)
-
-
-def build_plateau(schedule: ScheduleConfig) -> Plateau | None:
-    """What lowers the learning rate by the scores on val, if the schedule is plateau."""
-    if schedule.name != "plateau":
-        return None
-    return Plateau(schedule.gamma, schedule.patience_epochs, schedule.threshold_frac, schedule.min_lr_frac)
 
 
 def micro_batch_size(config: Config, runtime: Runtime) -> int:
@@ -290,6 +138,7 @@ def build_settings(config: Config, environ: Mapping[str, str]) -> FitSettings:
         max_minutes=run.max_minutes,
         stall_minutes=run.stall_minutes,
         slurm_end_s=float(slurm_end) if slurm_end.isdecimal() else None,
+        profile=run.profile,
     )
 
 

@@ -23,6 +23,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from engine.sharding import like
+
 Weights = Literal["judged", "raw"]
 
 _FILES = ("model.safetensors", "model.json", "training_state.pt")
@@ -207,6 +209,7 @@ def load_weights(module: nn.Module, checkpoint: Path, *, weights: Weights = "jud
             + "\n"
             "Give the model.name and model.args that it was trained with (its model.json says them)."
         )
+    loaded = {name: like(value, wanted[name]) for name, value in loaded.items()}
     wanted.update(loaded)  # and not `loaded` itself, which lacks the versions that some modules ask for (MNASNet)
     module.load_state_dict(wanted)
 

@@ -1,10 +1,10 @@
 """How fast training goes and how much of the time it waits for data, measured on the host."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pipelines.batch import Batch, Loader
+from pipelines.batch import Batch
 
 
 class Pace(NamedTuple):
@@ -21,7 +21,7 @@ class Clock:
     def __init__(self) -> None:
         self._now = self._at_epoch = self._at_lap = _Reading(time.perf_counter(), 0.0, 0)
 
-    def watch(self, loader: Loader) -> Iterator[Batch]:
+    def watch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The loader's batches, the wait for each measured."""
         start = time.perf_counter()
         self._at_epoch = self._at_lap = self._now._replace(time_s=start)

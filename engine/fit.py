@@ -20,6 +20,7 @@ from engine.batchnorm import measure_bn
 from engine.clock import Clock, Pace
 from engine.evaluation import Evaluation, to_metrics
 from engine.optimizers import main_lr
+from engine.profile import Profiler
 from engine.resume import restore_phase, restore_state, save_state
 from engine.schedules import PlateauState
 from engine.state import Hands, Job, Live, TrainState, count_epochs, progress_in_epochs, steps_per_epoch
@@ -89,7 +90,8 @@ def _build_hands(job: Job, signals: Signals) -> Hands:
         ),
         writing_s=lambda: writer.longest_s,
     )
-    return Hands(orders, control, writer)
+    profiler = Profiler(job.folder.path, is_on=settings.profile, runtime=runtime, progress=job.progress)
+    return Hands(orders, control, writer, profiler)
 
 
 def _train_phases(state: TrainState, job: Job, hands: Hands, *, saved: dict[str, Any] | None) -> None:
@@ -144,6 +146,7 @@ def _begin_phase(
     if phase.trains is not None:
         for name, parameter in state.module.named_parameters():
             parameter.requires_grad_(phase.trains(name))
+    job.runtime.shape(state.module)
     optimizer = phase.build_optimizer(state.module)
     prepared = job.runtime.prepare(state.module, optimizer)
     peak_lrs = [float(group["lr"]) for group in optimizer.param_groups]
@@ -164,7 +167,7 @@ def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
     if first_step == 0:
         state.totals, state.logged, state.num_bad_written = {}, {}, 0
     live.prepared.module.train()
-    for batch in live.clock.watch(phase.loader):
+    for batch in live.clock.watch(live.hands.profiler.watch(phase.loader, num_steps=last_step - state.phase_step)):
         job.runtime.watchdog.beat("computing", step=state.step)
         _optimizer_step(state, live, job, batch)
         count_bad(state, phase.loader.take_bad_samples())
@@ -198,9 +201,10 @@ def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> No
         job.runtime.seed(_micro_seed(job.settings.seed, state.step, index, job.runtime.rank))
         is_last = index == len(parts) - 1
         with contextlib.nullcontext() if is_last else job.runtime.no_sync(module):
-            with job.runtime.autocast():
+            with live.hands.profiler.range("forward"), job.runtime.autocast():
                 output = job.loss_fn(module, part)
-            job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
+            with live.hands.profiler.range("backward"):
+                job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
         sums = {
             name: value.double() if value.is_floating_point() else value.long() for name, value in output.sums.items()
         }
@@ -215,8 +219,9 @@ def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> No
     )
     state.grad_norm = state.grad_norm if norm is None else norm
     _set_rates(live, step=state.phase_step, plateau=state.plateau)
-    optimizer.step()
-    optimizer.zero_grad()
+    with live.hands.profiler.range("optimizer"):
+        optimizer.step()
+        optimizer.zero_grad()
     state.step += 1
     state.phase_step += 1
     if state.average is not None and isinstance(job.average, Ema) and state.step % job.average.every_steps == 0:
@@ -315,12 +320,14 @@ def _write_row(row: dict[str, Any], job: Job) -> None:
 
 
 def _pace_metrics(pace: Pace, live: Live, job: Job) -> dict[str, float]:
-    """Learning rate, global speed and data wait."""
+    """Learning rate, speed over all ranks and of each, data wait, and the memory of rank 0's GPU."""
+    memory_gib = job.runtime.take_peak_memory_gib()
     return {
         "lr": main_lr(live.prepared.optimizer.param_groups),
         "train/images_per_s": round(pace.images_per_s * job.runtime.world_size, 1),
+        "train/images_per_s_per_rank": round(pace.images_per_s, 1),
         "train/data_wait_frac": round(pace.wait_frac, 4),
-    }
+    } | ({} if memory_gib is None else {"train/gpu_memory_gib": round(memory_gib, 3)})
 
 
 def _set_rates(live: Live, *, step: int, plateau: PlateauState) -> None:

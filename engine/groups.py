@@ -8,13 +8,14 @@ without weight decay and, with layer decay, those of each layer make groups of t
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import nn
 
 from configs.nearest import nearest
 from configs.schema import GroupConfig, OptimConfig, OptimizerName
 
+_Value = TypeVar("_Value")
 _NUM_SHOWN = 12  # names of parameters in an error
 
 
@@ -80,16 +81,22 @@ def sort_parameters(
 
 
 def _settings(optim: OptimConfig, group: GroupConfig | None) -> Settings:
-    def chosen(field: str) -> object:
-        own = None if group is None else getattr(group, field)
-        return getattr(optim, field) if own is None else own
-
-    names = ("name", "lr", "weight_decay", "momentum", "nesterov", "betas")
+    own = group or GroupConfig()
     return Settings(
-        **{field: chosen(field) for field in names},  # type: ignore[arg-type]  # each has the type of its field
-        until_epoch=None if group is None else group.until_epoch,
-        has_own_lr=group is not None and group.lr is not None,
+        name=own.name or optim.name,
+        lr=_first(own.lr, optim.lr),
+        weight_decay=_first(own.weight_decay, optim.weight_decay),
+        momentum=_first(own.momentum, optim.momentum),
+        nesterov=_first(own.nesterov, optim.nesterov),
+        betas=_first(own.betas, optim.betas),
+        until_epoch=own.until_epoch,
+        has_own_lr=own.lr is not None,
     )
+
+
+def _first(own: _Value | None, general: _Value) -> _Value:
+    """What a group says; where it says nothing, what holds for all."""
+    return general if own is None else own
 
 
 def _matches(group: GroupConfig, name: str, *, num_dims: int) -> bool:

@@ -3,14 +3,16 @@
 [ParameterGroup] -> by name: SGD, RMSprop, Adam, AdamW, Lamb, Lars, Muon -> where there are several: Joined
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from configs.schema import OptimConfig, OptimizerName
+from engine.fused import fused_of
 from engine.groups import ParameterGroup, Settings
 
 _SCALES = {"original": "original", "match_adamw": "match_rms_adamw"}  # our names, torch's
@@ -18,18 +20,26 @@ _WITH_BETAS = ("adam", "adamw", "lamb")
 _FROM_GROUP = ("lr", "weight_decay", "momentum", "nesterov")  # what training may change from step to step
 
 
-def make_optimizer(groups: Sequence[ParameterGroup], optim: OptimConfig, *, fused: bool = False) -> Optimizer:
+def make_optimizer(
+    groups: Sequence[ParameterGroup], optim: OptimConfig, *, fused: Literal["auto", "on", "off"] = "off"
+) -> Optimizer:
     """The optimizer of all groups; each of its `param_groups` has the keys `until_epoch` and `has_own_lr`, too.
 
     Args:
         groups: Parameters and their settings.
         optim: What all groups of one optimizer share: eps, alpha and the like.
-        fused: Whether SGD, Adam and AdamW update all parameters in one kernel.
+        fused: Whether SGD, Adam and AdamW update all parameters in one kernel, as `engine.fused` has it.
+
+    Raises:
+        ValueError: fused is on, and torch has no such kernel for one of them.
     """
     by_name: dict[OptimizerName, list[ParameterGroup]] = {}
     for group in groups:
         by_name.setdefault(group.settings.name, []).append(group)
-    made = [_make_one(name, members, optim, fused=fused) for name, members in by_name.items()]
+    made = [
+        _make_one(name, members, optim, fused=fused_of(fused, name=name, device=members[0].parameters[0].device))
+        for name, members in by_name.items()
+    ]
     return made[0] if len(made) == 1 else Joined(made)
 
 
@@ -172,18 +182,18 @@ class Joined(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all, in their order."""
+        states = []
         for one in self.optimizers:
             own = {parameter for group in one.param_groups for parameter in group["params"]}
-            one.state = {parameter: self.state[parameter] for parameter in own if parameter in self.state}
-        states = [one.state_dict() for one in self.optimizers]
-        for one in self.optimizers:
+            one.state = defaultdict(dict, {key: value for key, value in self.state.items() if key in own})
+            states.append(one.state_dict())
             one.state = self.state
         return {"joined": states}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]  # its form is our own
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
         self.state.clear()
         for one, state in zip(self.optimizers, state_dict["joined"], strict=True):
-            one.state = type(self.state)(dict)
+            one.state = defaultdict(dict)
             one.load_state_dict(state)
         self._join()

@@ -14,6 +14,7 @@ report.html         the run on one page, by report/
 checkpoints/        written by engine/checkpoint.py
 stop, stopped       makes the run save and end; says that it has (engine/stopping.py)
 tensorboard/        events
+profile/            summary.txt and trace.json.gz, by engine/profile.py; there where run.profile asks for them
 """
 
 import contextlib

@@ -25,6 +25,7 @@ from engine.checkpoint import (
 )
 from engine.runtime import Prepared, Runtime
 from engine.schedules import PlateauState
+from engine.sharding import gather_tensors, local_part, optimizer_state_like
 from engine.state import Job, Live, TrainState
 from engine.stopping import Control
 from engine.totals import ADVICE, NonFiniteLossError, global_totals, settle_bad
@@ -91,9 +92,18 @@ def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path
 
 def restore_phase(saved: dict[str, Any], *, prepared: Prepared, loader: Loader, runtime: Runtime) -> None:
     """What `restore_state` gave back into the optimizer, the scaler and the loader of the present phase."""
-    prepared.optimizer.load_state_dict(saved["optimizer"])
+    optimizer = prepared.optimizer
+    groups = [
+        kept | _how(live) for kept, live in zip(saved["optimizer"]["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(optimizer_state_like(saved["optimizer"] | {"param_groups": groups}, optimizer))
     runtime.load_scaler_state(saved["scaler"])
     loader.load_state_dict(saved["loader"])
+
+
+def _how(group: dict[str, Any]) -> dict[str, Any]:
+    """How an optimizer computes, which a run may change when it goes on."""
+    return {name: group[name] for name in ("fused", "foreach", "capturable") if name in group}
 
 
 def save_state(state: TrainState, live: Live, job: Job) -> None:
@@ -112,6 +122,10 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
     live.hands.orders.note_saved()
     if runtime.is_main:
         live.hands.writer.wait()  # memory holds one snapshot at a time
+    weights, optimizer = state.module.state_dict(), live.prepared.optimizer.state_dict()
+    if runtime.is_sharding:
+        weights, optimizer = gather_tensors([weights, optimizer], keep=runtime.is_main)
+    if runtime.is_main:
         tensors = {name: torch.tensor(value, dtype=state.totals[name].dtype) for name, value in totals.items()}
         training_state = {
             "phase": state.phase,
@@ -127,7 +141,7 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
             "plateau": list(state.plateau),
             "num_averaged": 0 if average is None else average.num_averaged,
             "loader": live.phase.loader.state_dict(),
-            "optimizer": live.prepared.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": runtime.scaler_state(),
         }
         write = partial(
@@ -136,7 +150,7 @@ def save_state(state: TrainState, live: Live, job: Job) -> None:
             live.hands.control,
             step=state.step,
             best_step=state.best_step if settings.select == "best" else None,
-            weights=snapshot(state.module.state_dict()),
+            weights=snapshot(weights),
             average=None if average is None else snapshot(average.module.state_dict()),
             training_state=snapshot(training_state),
         )
@@ -170,7 +184,8 @@ def _write(
 
 def _check_weights(state: TrainState, job: Job) -> None:
     """Raises NonFiniteLossError on every rank before weights are saved that no run could continue from."""
-    values = [*state.module.state_dict().values(), *state.judged.state_dict().values()]
+    modules = (state.module, state.judged)
+    values = [local_part(value) for module in modules for value in module.state_dict().values()]
     finite = [value.isfinite().all() for value in values if value.is_floating_point()]
     if job.runtime.sum_over_ranks((~torch.stack(finite)).sum()).item():
         raise NonFiniteLossError(

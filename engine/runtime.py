@@ -30,7 +30,9 @@ from torch.optim import Optimizer
 
 from configs.load import config_keys
 from configs.nearest import nearest
-from configs.schema import RunConfig
+from configs.schema import RunConfig, SpeedConfig
+from engine.compilation import CompileMode, check_compiler, compile_module
+from engine.sharding import BufferSharing, shard_module, without_reduction
 from engine.stopping import control_of
 from engine.watchdog import LostRankError, Watchdog, is_lost_connection
 
@@ -41,6 +43,10 @@ _UNSUPPORTED = {
     "ACCELERATE_USE_MEGATRON_LM": "false",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
     "ACCELERATE_DYNAMO_BACKEND": "no",
+}
+_INSTEAD = {
+    "ACCELERATE_USE_FSDP": "leave it out, and add --speed.shard true, which shares out parameters likewise",
+    "ACCELERATE_DYNAMO_BACKEND": "leave it out, and add --speed.compile default",
 }
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.ECONNRESET}  # as on NFS
 _PROJECT = "exactvision"  # what trackers file the runs under
@@ -68,14 +74,26 @@ class Runtime:
 
     device: where it computes. dtype: of parameters and inputs. rank, world_size: as torch's. num_sharing: processes on
     this device. num_cores: CPU cores for this process. is_main: whether it is the one that writes and prints.
+    is_sharding: whether parameters are shared out among the ranks.
     started_s: when the program started, on the clock of `time.monotonic`. watchdog: ends it when a rank is lost.
     """
 
     def __init__(
-        self, accelerator: Accelerator, *, precision: str, local_world_size: int, trackers: Sequence[str] = ()
+        self,
+        accelerator: Accelerator,
+        *,
+        precision: str,
+        local_world_size: int,
+        trackers: Sequence[str] = (),
+        compile_mode: CompileMode = "none",
+        is_sharding: bool = False,
+        sync_bn: bool = False,
     ) -> None:
         self._accelerator = accelerator
         self._trackers = tuple(trackers)
+        self._compile_mode, self._sync_bn = compile_mode, sync_bn
+        self._buffer_sharing: BufferSharing | None = None
+        self.is_sharding = is_sharding
         self.device: torch.device = accelerator.device
         self.precision = precision
         self.dtype = torch.float64 if precision == "fp64" else torch.float32
@@ -115,17 +133,35 @@ class Runtime:
         """Device, processes, threads and precision in a line, for the screen and environment.json."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         processes = f"{self.world_size} process" + "es" * (self.world_size > 1)
-        return f"{name}, {processes}, {torch.get_num_threads()} CPU threads each, {self.precision}"
+        shared = f", parameters shared out among {self.world_size}" if self.is_sharding else ""
+        compiled = f", compiled ({self._compile_mode})" if self._compile_mode != "none" else ""
+        return f"{name}, {processes}, {torch.get_num_threads()} CPU threads each, {self.precision}{shared}{compiled}"
 
     def place(self, module: nn.Module) -> nn.Module:
         """The module on this device, in this precision, its filters channels_last as the batches are."""
         module = module.to(device=self.device, dtype=self.dtype)
         return module.to(memory_format=torch.channels_last)
 
+    def shape(self, module: nn.Module) -> None:
+        """Changes a module, in place, for the processes there are; before its optimizer is made, which is to see it."""
+        if self._sync_bn and self.world_size > 1:
+            synchronise_norms(module)
+        if self.is_sharding:
+            shard_module(module)
+
     def prepare(self, module: nn.Module, optimizer: Optimizer) -> Prepared:
-        """Wraps module and optimizer for training; what was prepared before is let go."""
+        """Wraps a module that `shape` has seen, and its optimizer, for training; what was prepared before is let go.
+
+        The module itself stays as it is, for evaluation and checkpoints: what is compiled is a wrapper around it.
+        """
         self._accelerator.free_memory()
-        prepared = Prepared(*self._accelerator.prepare(module, optimizer))
+        if self._buffer_sharing is not None:
+            self._buffer_sharing.end()
+        compiled = compile_module(module, mode=self._compile_mode)
+        if self.is_sharding:
+            self._buffer_sharing = BufferSharing(module, optimizer)
+            return Prepared(compiled, self._accelerator.prepare_optimizer(optimizer))
+        prepared = Prepared(*self._accelerator.prepare(compiled, optimizer))
         if self.world_size > 2 and self.device.type == "cpu":
             prepared.module.register_comm_hook(None, _mean_in_order_of_ranks)  # type: ignore[operator]  # it is DDP's
         return prepared
@@ -179,8 +215,18 @@ class Runtime:
 
     def no_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """Gradients stay on this rank until a backward pass outside this context."""
+        if self.is_sharding:
+            return without_reduction(module)
         context: contextlib.AbstractContextManager[Any] = self._accelerator.no_sync(module)
         return context
+
+    def take_peak_memory_gib(self) -> float | None:
+        """The most memory that tensors have taken on this rank's GPU since the last call; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return float(peak) / 2**30
 
     def scaler_state(self) -> dict[str, Any] | None:
         """The state of the fp16 loss scaler, None without one."""
@@ -300,8 +346,9 @@ def launcher_settings(environ: Mapping[str, str]) -> LauncherSettings:
     mixed = environ.get("ACCELERATE_MIXED_PRECISION", "no")
     for name, value in _UNSUPPORTED.items():
         if environ.get(name, value).lower() not in (value, "0", ""):
+            instead = _INSTEAD.get(name, "leave it out")
             raise ValueError(
-                f"accelerate launch was told {name}={environ[name]}, which train.py does not do; leave it out."
+                f"accelerate launch was told {name}={environ[name]}, which train.py does not do; {instead}."
             )
     if mixed not in _MIXED.values():
         raise ValueError(f"accelerate launch was told mixed precision {mixed}; use no, bf16 or fp16.")
@@ -342,16 +389,22 @@ def check_launch(environ: Mapping[str, str], *, world_size: int | None) -> None:
     )
 
 
-def start_runtime(precision: str | None, run: RunConfig) -> Runtime:
+def start_runtime(
+    precision: str | None, run: RunConfig, *, speed: SpeedConfig | None = None, sync_bn: bool = False
+) -> Runtime:
     """Joins the process group, if there is one, and sets the number of CPU threads.
 
     Args:
         precision: fp32, bf16, fp16 or fp64, as `engine.build.resolve_config` decided.
         run: num_threads, world_size and trackers are read.
+        speed: compile and shard are read; they matter to training alone.
+        sync_bn: As train.sync_bn.
 
     Raises:
-        ValueError: Processes that were asked for are not there, a tracker that is not installed, or fp16 without a GPU.
+        ValueError: Processes that were asked for are not there, a tracker that is not installed, fp16 or sync_bn
+            without a GPU, compile without a compiler, or shard with one process.
     """
+    speed = speed or SpeedConfig()
     assert precision is not None, "resolve_config has decided it"
     check_trackers(run.trackers)
     check_launch(os.environ, world_size=run.world_size)
@@ -359,6 +412,13 @@ def start_runtime(precision: str | None, run: RunConfig) -> Runtime:
     on_cpu = asked_for_cpu or not torch.cuda.is_available()  # under torchrun, accelerate must be told
     if precision == "fp16" and on_cpu:
         raise ValueError("train.precision=fp16 needs a GPU, and there is none here; use bf16 or fp32.")
+    if sync_bn and on_cpu:
+        raise ValueError(
+            "train.sync_bn=true needs GPUs, and there is none here: torch has no SyncBatchNorm for the CPU. Leave it "
+            "out; each process then takes the statistics of its own part of the batch."
+        )
+    if speed.compile != "none":
+        check_compiler(torch.device("cpu" if on_cpu else "cuda"))
     if on_cpu:
         keep_freed_memory()
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -370,7 +430,20 @@ def start_runtime(precision: str | None, run: RunConfig) -> Runtime:
     present = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != present:
         raise ValueError(f"the launcher started {present} processes, but {accelerator.num_processes} found each other.")
-    return Runtime(accelerator, precision=precision, local_world_size=local_world_size, trackers=run.trackers)
+    if speed.shard and accelerator.num_processes == 1:
+        raise ValueError(
+            "speed.shard=true shares parameters out among the processes, and there is only one; start several "
+            "(`torchrun --nproc-per-node 2 -- train.py ...`), or use --speed.shard false."
+        )
+    return Runtime(
+        accelerator,
+        precision=precision,
+        local_world_size=local_world_size,
+        trackers=run.trackers,
+        compile_mode=speed.compile,
+        is_sharding=speed.shard,
+        sync_bn=sync_bn,
+    )
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -446,6 +519,22 @@ def _mean_in_order_of_ranks(
     future: torch.futures.Future[Tensor] = torch.futures.Future()
     future.set_result(own)
     return future
+
+
+def synchronise_norms(module: nn.Module) -> None:
+    """Has BatchNorm take its statistics over the batches of all ranks, in place; parameters and names stay.
+
+    By timm's conversion: torch's own turns timm's BatchNormAct2d into a layer without its activation.
+    """
+    from timm.layers.norm_act import convert_sync_batchnorm  # takes a second
+
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
+                synchronised = convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
+                for hooks in ("_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called"):
+                    getattr(synchronised, hooks).update(getattr(child, hooks))  # those of gradient checkpointing
+                parent.add_module(name, synchronised)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from engine.bad_samples import BadSampleLog
 from engine.clock import Clock
 from engine.evaluation import Evaluation
 from engine.losses import LossFn
+from engine.profile import Profiler
 from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Prepared, Runtime
@@ -81,6 +82,7 @@ class FitSettings(NamedTuple):
     max_minutes: float | None = None
     stall_minutes: float = 0.0
     slurm_end_s: float | None = None
+    profile: bool = False
 
 
 class Job(NamedTuple):
@@ -146,11 +148,13 @@ class Hands(NamedTuple):
     """What a fit works with from its first step to its last.
 
     orders: whether to go on after a step. control: where that is said. writer: writes checkpoints in the background.
+    profiler: traces a few steps, where that is asked for.
     """
 
     orders: Orders
     control: Control
     writer: Writer
+    profiler: Profiler
 
 
 class Live(NamedTuple):

@@ -18,6 +18,7 @@ from configs.schema import InputSpec, ModelConfig
 from models.airbench import Airbench
 from models.alexnet import AlexNet
 from models.arguments import FOLLOWS, Blueprint, check_arguments, offer, parameters_of
+from models.checkpointing import checkpoint_blocks
 from models.imported import find_imported
 from models.mlp import MLP
 from models.names import list_names, nearest_names
@@ -44,7 +45,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 _GIVEN_BY_DATA = ("in_channels", "num_classes", "size_px")
 
 
-def build_model(model: ModelConfig, *, num_classes: int, spec: InputSpec, seed: int) -> nn.Module:
+def build_model(
+    model: ModelConfig, *, num_classes: int, spec: InputSpec, seed: int, has_checkpointing: bool = False
+) -> nn.Module:
     """The network with initial weights drawn from `seed`, on the CPU, in float32; it has seen one black image.
 
     Args:
@@ -52,10 +55,11 @@ def build_model(model: ModelConfig, *, num_classes: int, spec: InputSpec, seed: 
         num_classes: Classes of the data.
         spec: What the network sees; size and channels are taken from it.
         seed: Seed of the initial weights; torch's CPU generator is left as it was.
+        has_checkpointing: Whether its blocks compute their activations again in the backward pass.
 
     Raises:
         ValueError: Unknown name, argument or value; the message lists the valid ones, nearest first. Or the network
-            does not make logits of such images.
+            does not make logits of such images, or has no blocks where these are asked for.
     """
     check_model(model)
     blueprint = _find(model.name)
@@ -66,6 +70,8 @@ def build_model(model: ModelConfig, *, num_classes: int, spec: InputSpec, seed: 
         if model.stem == "small":
             make_stem_small(module, in_channels=channels, name=model.name, is_sized=blueprint.is_sized)
         check_output(module, blueprint, stem=model.stem, channels=channels, size_px=size_px, num_classes=num_classes)
+    if has_checkpointing:
+        checkpoint_blocks(module)
     return module
 
 

@@ -62,7 +62,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 def epoch_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl that end an epoch, without what is measured by the clock."""
-    timed = ("train/images_per_s", "train/data_wait_frac", "train/epoch_s")
+    timed = ("train/images_per_s", "train/images_per_s_per_rank", "train/data_wait_frac", "train/epoch_s")
     rows = [row for row in read_rows(folder) if "train/epoch_loss" in row]
     return [{key: value for key, value in row.items() if key not in timed} for row in rows]
 

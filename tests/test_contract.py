@@ -1,5 +1,6 @@
 """Every network and every recipe goes through the programs: train.py, then evaluate.py, which finds the same score."""
 
+import copy
 import json
 import re
 import shutil
@@ -69,18 +70,39 @@ def test_evaluate_finds_the_score_of_training_again(name, run_both, make_folder)
 
 
 def test_the_contract_sees_every_recipe():
-    assert len(RECIPES) == 7
+    assert len(RECIPES) == 16
+
+
+def shrink(recipe, *, root):
+    """The recipe on a few images: 2 epochs, all times in proportion, batches of 20, learning rates too; photographs of
+    a quarter of their height and width.
+    """
+    small, times = copy.deepcopy(recipe), 2 / recipe["train"]["epochs"]
+    small["train"]["epochs"] = 2
+    small["run"] = small.get("run", {}) | {"num_threads": 1}
+    for section in (small.get("schedule", {}), small.get("augment", {}), *small["optim"].get("groups", [])):
+        timed = ("warmup_epochs", "cooldown_epochs", "cycle_epochs", "mix_until_epoch", "until_epoch")
+        section |= {key: round(section[key] * times, 4) for key in timed if key in section}
+    if recipe["data"]["dataset"] == "folder":
+        small["data"] |= {"root": str(root), "val_frac": 0.25}
+        small["train"]["global_batch_size"] = 20
+        for section in (small["optim"], *small["optim"].get("groups", [])):
+            section |= {"lr": section["lr"] * 20 / recipe["train"]["global_batch_size"]} if "lr" in section else {}
+    if "size_px" in small.get("input", {}):
+        small["input"]["size_px"] //= 4
+        sizes_px = small["augment"].get("sizes_px", [])
+        small["augment"]["sizes_px"] = [[round(start * times, 4), size_px // 4] for start, size_px in sizes_px]
+    return small
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_recipe_trains_on_a_shrunken_copy_of_its_data(path, run_both, make_folder):
+def test_a_recipe_trains_on_a_shrunken_copy_of_its_data(path, run_both, make_folder, tmp_path):
     recipe = yaml.safe_load(path.read_text())
-    options = ["--config", str(path), "--train.epochs", "2", "--run.num_threads", "1"]
-    if recipe["data"]["dataset"] == "folder":
-        options += ["--data.root", str(make_folder(TEN_CLASSES, size_px=32)), "--data.val_frac", "0.25"]
-        options += ["--train.global_batch_size", "20"]
-    result = run_both(*options)
+    is_folder = recipe["data"]["dataset"] == "folder"
+    root = make_folder(TEN_CLASSES, size_px=32, suffix=".jpg") if is_folder else None
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(shrink(recipe, root=root)))
+    result = run_both("--config", str(tmp_path / "small.yaml"))
     assert result["epoch"] == 2
-    assert result["test/num_samples"] == (20 if "folder" in recipe["data"].values() else 360)
-    assert result["step"] == (2 * (60 // 20) if "folder" in recipe["data"].values() else 2 * 21)
+    assert result["test/num_samples"] == (20 if is_folder else 360)
+    assert result["step"] == (2 * (60 // 20) if is_folder else 2 * 21)

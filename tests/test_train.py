@@ -79,7 +79,8 @@ def test_a_run_on_a_folder_leaves_every_file(folder_recipe, tmp_path):
     lr_of_step = {row["step"]: row["lr"] for row in read_rows(out)}
     assert schedule["lr"][3] == pytest.approx(lr_of_step[4]), "the rate that was planned is the one that was used"
     rows = read_rows(out)
-    logged = {"step", "epoch", "train/loss", "train/top1_frac", "lr", "train/images_per_s", "train/data_wait_frac"}
+    pace = {"train/images_per_s", "train/images_per_s_per_rank", "train/data_wait_frac"}
+    logged = {"step", "epoch", "train/loss", "train/top1_frac", "lr", *pace}
     assert [row["step"] for row in rows if row.keys() == logged] == [4]
     assert len(epoch_rows(out)) == 2
     checkpoint = max((out / "checkpoints").iterdir())

@@ -149,8 +149,28 @@ def test_commits_are_shortened_and_stay_dirty() -> None:
 def test_a_recipes_header_has_no_figure_but_the_measured_one() -> None:
     for recipe in publish.all_recipes():
         header = [line for line in (publish.ROOT / recipe).read_text().splitlines() if line.startswith("#")]
+        others = [number for number, line in enumerate(header) if line.startswith("# Source: ")]  # and what follows
+        header = header[: others[0]] if others else header
         figures = [line for line in header if re.search(r"\d{4}-\d\d-\d\d| %|Not measured", line)]
         assert len(figures) == 1, recipe
+
+
+def test_the_page_of_recipes_has_a_line_for_each_with_what_others_had_and_what_it_gave_here() -> None:
+    group = make_group(PLAIN, [70.0])
+    whole = {"epochs": "10", "machine": "2 cores of X", "commit": "0123abcd"}
+    group = group._replace(rows=[row | whole for row in group.rows])
+    lines = publish.recipes_page([group]).splitlines()
+    head = lines.index("| recipe | data | epochs | top-1 that others had | top-1 measured here |")
+    table = lines[head + 2 : lines.index("## Every run") - 1]
+    assert len(table) == len(publish.all_recipes()) == 16
+    assert f"| `{PLAIN.removeprefix('configs/')}` | CIFAR-10 | 10 |  | 70.00 % (1 seed) |" in table
+    assert (
+        "| `cifar10/speedrun96.yaml` | CIFAR-10 | 37 | 96.03 %, 34.7 s on an A100 (airbench96) | not measured yet |"
+        in table
+    )
+    for recipe, words in publish.PUBLISHED.items():
+        header = "".join(line for line in (publish.ROOT / recipe).read_text().splitlines() if line.startswith("#"))
+        assert words.split(" %")[0] in header, f"{recipe}: its header has the same figure"
 
 
 def test_all_texts_are_there_and_hold_the_blocks() -> None:

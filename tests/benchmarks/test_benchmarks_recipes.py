@@ -53,7 +53,9 @@ def test_every_recipe_that_a_study_names_exists_and_no_run_stands_twice_in_it() 
     arms = {arm for one in COMPARISONS.values() if one.study == "thirty" for arm in one.arms}
     assert {(cell.recipe, cell.overrides) for cell in STUDIES["thirty"]} == arms
     assert {cell.recipe for study in STUDIES.values() for cell in study} == {
-        str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "configs").rglob("*.yaml")
+        if "\n# It needs a GPU" not in path.read_text() and "\n# It needs GPUs" not in path.read_text()
     }
 
 

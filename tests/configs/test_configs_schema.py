@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from timm.optim import list_optimizers
 
 from configs import schema
 from configs.load import config_keys
@@ -67,13 +68,14 @@ def test_every_choice_is_explained_or_named_in_the_meaning_of_its_field(of: type
         assert not missing, f"{of.__name__}.{field.name} does not say what {missing} mean"
 
 
-def test_every_optimizer_is_one_of_torch_and_named_by_a_field_that_it_reads() -> None:
+def test_every_optimizer_is_one_of_torch_or_timm_and_named_by_a_field_that_it_reads() -> None:
     (kind,) = [field.type for field in dataclasses.fields(OptimConfig) if field.name == "name"]
     names = get_args(kind)
-    assert len(names) == 4
+    assert len(names) == 7
     documented = documented_attributes(OptimConfig)
+    known = {optimizer.lower() for optimizer in vars(torch.optim)} | set(list_optimizers())
     for name in names:
-        assert name in {optimizer.lower() for optimizer in vars(torch.optim)}
+        assert name in known
         assert re.search(rf"\b{name}\b", " ".join(documented.values())), f"no field says that {name} reads it"
 
 
@@ -151,6 +153,11 @@ def test_fields_that_may_change_are_those_that_say_where_or_how_fast() -> None:
         "run.max_minutes",
         "run.stall_minutes",
         "run.control",
+        "run.profile",
+        "speed.compile",
+        "speed.fused",
+        "speed.gradient_checkpointing",
+        "speed.shard",
         "run.world_size",
         "run.num_threads",
         "run.trackers",

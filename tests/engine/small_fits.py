@@ -25,7 +25,7 @@ def trained(module):
 
 def rows_of(job):
     rows = job.folder.read_metrics()
-    timed = ("train/images_per_s", "train/data_wait_frac", "train/epoch_s")
+    timed = ("train/images_per_s", "train/images_per_s_per_rank", "train/data_wait_frac", "train/epoch_s")
     return [{key: value for key, value in row.items() if key not in timed} for row in rows]
 
 

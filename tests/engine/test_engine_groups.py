@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from configs.schema import GroupConfig, OptimConfig
-from engine.build import build_optimizer
+from engine.build_phases import build_optimizer
 from engine.groups import sort_parameters
 from models.surgery import list_layers
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from configs.schema import GroupConfig, OptimConfig
-from engine.build import build_optimizer
+from engine.build_phases import build_optimizer
 from engine.optimizers import Joined, Muon, main_lr
 
 NUM_STEPS = 6

@@ -9,6 +9,7 @@ import torch
 from accelerate import tracking
 from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from configs.schema import RunConfig
@@ -20,6 +21,7 @@ from engine.runtime import (
     clear_errors,
     launcher_settings,
     start_runtime,
+    synchronise_norms,
 )
 from engine.watchdog import LostRankError
 
@@ -73,7 +75,11 @@ def test_launcher_options_are_read_from_its_environment():
         ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "told mixed precision fp8; use no, bf16 or fp16"),
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "auto"}, "told to accumulate auto steps; give a whole number"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "told ACCELERATE_USE_DEEPSPEED=true, which train.py does not do"),
-        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "told ACCELERATE_DYNAMO_BACKEND=INDUCTOR"),
+        (
+            {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},
+            r"told ACCELERATE_DYNAMO_BACKEND=INDUCTOR.*--speed\.compile default",
+        ),
+        ({"ACCELERATE_USE_FSDP": "true"}, r"told ACCELERATE_USE_FSDP=true.*leave it out, and add --speed\.shard true"),
     ],
 )
 def test_what_the_launcher_was_told_and_cannot_be_done_is_refused(environ, message):
@@ -103,6 +109,27 @@ def test_cores_are_those_the_process_may_use(monkeypatch):
 def test_fp16_without_a_gpu_is_refused_with_an_alternative():
     with pytest.raises(ValueError, match="fp16 needs a GPU, and there is none here; use bf16 or fp32"):
         start_runtime("fp16", RunConfig())
+
+
+def test_sync_bn_without_a_gpu_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(ValueError, match=r"train\.sync_bn=true needs GPUs, and there is none here.*Leave it out"):
+        start_runtime("fp32", RunConfig(num_threads=1), sync_bn=True)
+
+
+def test_synchronised_norms_keep_names_weights_activations_and_hooks():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4)), BatchNormAct2d(4))
+    module[2].register_forward_pre_hook(lambda norm, inputs: None)
+    names, parameters = list(module.state_dict()), list(module.parameters())
+    for _ in range(2):  # a second phase does it again
+        synchronise_norms(module)
+        assert [isinstance(norm, nn.SyncBatchNorm) for norm in (module[1][0], module[2])] == [True, True]
+        assert isinstance(module[2].act, nn.ReLU)
+        assert len(module[2]._forward_pre_hooks) == 1
+        assert list(module.state_dict()) == names
+        assert all(one is other for one, other in zip(module.parameters(), parameters, strict=True))
+    images_NCHW = torch.randn(2, 3, 8, 8)
+    assert module.eval()(images_NCHW).min() == 0, "evaluation works on a CPU, too, and its activation is there"
 
 
 def test_accumulation_told_to_the_launcher_does_not_divide_the_loss_again(monkeypatch, runtime):
