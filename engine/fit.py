@@ -139,7 +139,8 @@ def _begin_phase(
 ) -> Live:
     phase = job.phases[state.phase]
     if phase.keeps_optimizer and before is not None:
-        return before._replace(phase=phase, clock=Clock())
+        lr_factors = [phase.lr_factor_of(group) for group in before.prepared.optimizer.param_groups]
+        return before._replace(phase=phase, lr_factors=lr_factors, clock=Clock())
     if saved is None:
         state.plateau = PlateauState()
     if phase.trains is not None:

@@ -49,7 +49,7 @@ def split_by_batch_size(
                 loader=loader,
                 epochs=end - start,
                 lr_factor=_at(whole.lr_factor, time_of, factor=factor),
-                lr_factors={end: _at(one, time_of, factor=factor) for end, one in whole.lr_factors.items()},
+                lr_factors={until: _at(one, time_of, factor=factor) for until, one in whole.lr_factors.items()},
                 momentum_at=whole.momentum_at and _at(whole.momentum_at, time_of, factor=1.0),
                 keeps_optimizer=number > 0,
             )

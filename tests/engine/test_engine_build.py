@@ -5,11 +5,15 @@ import re
 
 import pytest
 import yaml
+from torch import nn
 
 from configs.load import config_to_dict, differing_keys, replace_section
 from configs.own_pipeline import read_pipeline
 from configs.schema import Config, DataConfig, InputSpec, ModelConfig, OptimConfig, TrainConfig
+from engine.averages import Ema, Swa
 from engine.build import (
+    build_average,
+    build_bn_loader,
     build_card,
     resolve_config,
     with_card,
@@ -99,3 +103,30 @@ def test_the_card_gives_back_model_and_input():
     assert restored.input == spec
     assert card["class_names"] == ["a", "b"]
     assert card["data"] == {"train": "12ab"}
+
+
+NORMED, PLAIN = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Linear(2, 2)
+
+
+def named(num_images):
+    """Stands for a loader of so many images."""
+    return f"{num_images} images"
+
+
+def test_a_run_has_the_average_that_it_asks_for():
+    assert build_average(CONFIG, NORMED, named) is None
+    ema = replace_section(CONFIG, "average", ema_decay=0.99, ema_every_steps=3, ema_warmup=False)
+    assert build_average(ema, NORMED, named) == Ema(0.99, warmup=False, every_steps=3)
+    swa = replace_section(CONFIG, "average", swa_start_epoch=7, bn_images=50)
+    assert build_average(swa, NORMED, named) == Swa(7, bn_loader="50 images")
+    assert build_average(swa, PLAIN, named) == Swa(7, bn_loader=None), "there is nothing to measure"
+
+
+def test_images_for_batch_norm_are_loaded_only_where_there_is_some():
+    config = replace_section(CONFIG, "train", bn_images=80)
+    assert build_bn_loader(config, NORMED, named) == "80 images"
+    assert build_bn_loader(CONFIG, NORMED, named) is None
+    with pytest.raises(
+        ValueError, match=r"train\.bn_images=80, but the network simple_cnn has no BatchNorm with running .*; drop it"
+    ):
+        build_bn_loader(config, PLAIN, named)

@@ -6,10 +6,12 @@ from torch import nn
 
 from configs.load import replace_section
 from configs.schema import Config, DataConfig, GroupConfig, ModelConfig, OptimConfig, TrainConfig
+from engine.build import micro_batch_size
 from engine.build_phases import (
     build_group_schedules,
     build_momentum,
     build_optimizer,
+    build_phases,
     build_plateau,
     build_schedule,
 )
@@ -171,3 +173,22 @@ def test_a_group_that_ends_sooner_has_the_schedule_squeezed():
     assert [factors[2.5](step) for step in range(30)] == pytest.approx(
         [1 - step / 25 for step in range(25)] + [0.0] * 5
     )
+
+
+def test_batch_sizes_over_time_are_phases(make_loader, data, runtime):
+    config = replace_section(
+        CONFIG, "train", epochs=5, global_batch_size=8, accumulation=2, batch_sizes=((0, 6), (3, 12)), batch_lr="linear"
+    )
+    first, second = build_phases(
+        config, make_loader(*data, batch_size=6), lambda size: make_loader(*data, batch_size=size)
+    )
+    assert [(phase.epochs, phase.loader.batch_size, phase.accumulation) for phase in (first, second)] == [
+        (3, 6, 2),
+        (2, 12, 2),
+    ]
+    assert second.loader.state_dict()["epoch"] == 3
+    assert (first.lr_factor(0), second.lr_factor(0)) == (6 / 8, 12 / 8)
+    assert micro_batch_size(config, runtime) == 6
+    plain = replace_section(config, "train", batch_sizes=())
+    (whole,) = build_phases(plain, make_loader(*data, batch_size=8))
+    assert (whole.epochs, whole.keeps_optimizer, micro_batch_size(plain, runtime)) == (5, False, 4)

@@ -81,6 +81,28 @@ def test_the_momentum_of_a_schedule_goes_on_and_does_not_follow_the_batch(make_p
     assert make_phases()[1].momentum_at is None
 
 
+def test_groups_with_a_schedule_of_their_own_keep_it_over_a_boundary(make_job, make_phases, data):
+    """The weights end with the first phase, the biases do not; each step's rates are looked at."""
+    seen = []
+
+    def build_optimizer(module):
+        weights = [one for one in module.parameters() if one.dim() > 1]
+        biases = [one for one in module.parameters() if one.dim() == 1]
+        groups = [{"params": weights, "until_epoch": 3.0}, {"params": biases}]
+        optimizer = torch.optim.AdamW(groups, lr=0.02)
+        optimizer.register_step_pre_hook(lambda *_: seen.append([group["lr"] for group in optimizer.param_groups]))
+        return optimizer
+
+    sooner = cosine(num_steps=12, final_frac=0.0)
+    phases = make_phases(build_optimizer=build_optimizer, lr_factors={3.0: sooner})
+    fit(make_module(), make_job(phases=phases))
+    whole, expected = cosine(num_steps=20, final_frac=0.1), []
+    for phase, start, factor in zip(phases, (0, 2, 3), (1, 2, 2 / 3), strict=True):
+        times = [4 * (start + step / phase.loader.steps_per_epoch) for step in range(phase.num_steps)]
+        expected += [[0.02 * factor * sooner(time), 0.02 * factor * whole(time)] for time in times]
+    assert torch.allclose(torch.tensor(seen), torch.tensor(expected), rtol=1e-12)
+
+
 def test_a_fit_in_phases_is_the_hand_written_loop_with_one_optimizer(make_job, make_phases, data):
     job, module = make_job(phases=make_phases()), make_module()
     reference = copy.deepcopy(module)
@@ -138,6 +160,6 @@ def test_a_run_that_stopped_early_at_a_boundary_does_not_train_on(make_job, make
 
 
 def test_the_planned_schedule_shows_the_phases(make_phases):
-    traced = trace_schedule(make_phases())
+    traced = trace_schedule(make_phases(), make_module())
     assert traced["epoch"] == pytest.approx([*(n / 4 for n in range(8)), 2, 2.5, *(3 + n / 6 for n in range(12))])
     assert traced["lr"][8] == pytest.approx(0.02 * 2 * cosine(num_steps=20, final_frac=0.1)(8))
