@@ -10,9 +10,9 @@ import pytest
 from benchmarks import recipes
 from benchmarks.publish import COMPARISONS
 from benchmarks.recipes import (
+    BEST,
     ROOT,
     RUNS_FIELDS,
-    BEST,
     STUDIES,
     Cell,
     Shares,

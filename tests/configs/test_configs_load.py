@@ -551,7 +551,7 @@ def torchvision_and_plateau(config: Config) -> Config:
 
 
 def groups_and_averages(config: Config) -> Config:
-    """A valid configuration with muon and groups, focal loss, teachers, an EMA, growing batches and all that is fast."""
+    """A valid configuration with muon and groups, focal loss, teachers, an EMA, growing batches and what is fast."""
     groups = (GroupConfig(match=("head.*",), name="adamw", betas=(0.8, 0.9)), GroupConfig(only="vectors", name="sgd"))
     config = replace_section(config, "optim", name="muon", no_decay="norms", layer_decay=0.9, clip_norm=1.0)
     config = replace_section(config, "optim", ns_steps=3, muon_scale="match_adamw", fix_filter_norm=True, groups=groups)
