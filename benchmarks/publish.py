@@ -1,7 +1,8 @@
 """Measured rows into what people read: `python -m benchmarks.publish` (or `make tables`).
 
 benchmarks/results/recipes.csv       -> docs/recipes.md, the figure in each recipe's header, and the blocks of README.md
-benchmarks/results/recipe_epochs.csv    and docs/course.md between <!-- NAME: made by `make tables` --> and <!-- end -->
+benchmarks/results/recipe_epochs.csv    docs/course.md and docs/levers.md between <!-- NAME: made by `make tables` -->
+                                        and <!-- end -->
                                      -> docs/figures/*.png
 benchmarks/results/operations.csv    -> docs/operations.md
 benchmarks/results/loader_*.csv      -> the blocks of docs/loader.md and docs/augmentation.md, docs/figures/loader.png
@@ -37,13 +38,14 @@ from benchmarks.publish_loader import (
     memory_table,
     threads_table,
 )
-from benchmarks.recipes import ALONE, AUGMENTATIONS, RESULTS, ROOT, read_csv
+from benchmarks.recipes import ALONE, AUGMENTATIONS, DISTILLED, LEVER_PATH, LEVERS, RESULTS, ROOT, read_csv
 from configs.operations_table import step_table
 from report.intervals import holm, welch
 
 _BLOCK = re.compile(r"(<!-- (\w+): made by `make tables` -->\n).*?(<!-- end -->\n)", flags=re.DOTALL)
 _LENGTHS = (5, 10, 15, 20, 25, 30)  # epochs at which the study of lengths is read
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
+_LEVER_STUDIES = ("levers", "single_levers", "distill")
 _NOT_MEASURED = "# Not measured yet."
 _Rows = list[dict[str, str]]
 _Arm = tuple[str, str]  # recipe, overrides
@@ -79,7 +81,8 @@ _DATA = {"digits": "handwritten digits", "cifar10": "CIFAR-10", "imagenet": "Ima
 class Comparison(NamedTuple):
     """A block and a picture of a page: what they say of each arm of a study, in this order.
 
-    against: what an arm is held against, by their names, where that is not the one before it.
+    alt: what the picture shows; without it there is none. against: what an arm is held against, by their names, where
+    that is not the one before it.
     """
 
     study: str
@@ -118,6 +121,23 @@ COMPARISONS = {
         {("configs/cifar10/simple_cnn_bn.yaml", overrides): name for name, overrides in AUGMENTATIONS.items()},
         "Loss and accuracy over 15 epochs, for seven ways of augmenting",
         against={name: "crop and alternating flip" for name in AUGMENTATIONS if name.startswith("+")},
+    ),
+    "levers": Comparison(
+        "levers",
+        {(f"configs/{recipe}.yaml", overrides): name for name, (recipe, overrides) in LEVER_PATH.items()},
+        "",
+    ),
+    "single_levers": Comparison(
+        "single_levers",
+        {("configs/cifar10/airbench.yaml", overrides): name for name, overrides in LEVERS.items()},
+        "",
+        against=dict.fromkeys(LEVERS, "none"),
+    ),
+    "distill": Comparison(
+        "distill",
+        {("configs/cifar10/simple_cnn.yaml", overrides): name for name, overrides in DISTILLED.items()},
+        "",
+        against=dict.fromkeys(DISTILLED, "plain"),
     ),
 }
 
@@ -192,6 +212,7 @@ def texts() -> dict[Path, str]:
         "speed": speed_block,
         "checkpoint": lambda: checkpoint_block(read_csv(RESULTS / "checkpoint.csv")),
         "augment": lambda: course_block(groups, COMPARISONS["augment"]),
+        **{name: functools.partial(course_block, groups, COMPARISONS[name]) for name in _LEVER_STUDIES},
         "cosine": lambda: course_block(groups, COMPARISONS["cosine"]),
         "length": lambda: length_block(epochs),
         "operations": step_table,
@@ -207,7 +228,7 @@ def texts() -> dict[Path, str]:
         ROOT / "docs" / "recipes.md": recipes_page(groups),
         ROOT / "docs" / "operations.md": operations_page(read_csv(RESULTS / "operations.csv")),
     }
-    pages = ("course", "augmentation", "loader", "loader_study")
+    pages = ("course", "augmentation", "levers", "loader", "loader_study")
     for path in (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in pages)):
         written[path] = _BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], path.read_text())
     measured = {group.recipe: group for group in groups if not group.overrides}
@@ -488,7 +509,7 @@ def draw_figures(folder: Path) -> None:
     rows = read_csv(RESULTS / "recipe_epochs.csv")
     folder.mkdir(parents=True, exist_ok=True)
     for name, comparison in COMPARISONS.items():
-        if comparison.rows_of(rows):
+        if comparison.alt and comparison.rows_of(rows):
             _draw(comparison.rows_of(rows), comparison.arms, folder / f"{name}.png")
     draw_loaders(load_loaders(), folder / "loader.png")
 
