@@ -130,9 +130,11 @@ class _Racer:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
     def take_turn(self) -> float:
         """Seconds that the steps of a turn take."""

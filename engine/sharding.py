@@ -142,7 +142,7 @@ class BufferSharing:
             for group in buffers.values():  # all of a kind at once: a ResNet has more than a hundred
                 flat = torch.cat([buffer.flatten() for buffer in group])
                 distributed.broadcast(flat, 0)
-                for buffer, values in zip(group, torch.split(flat, [buffer.numel() for buffer in group]), strict=True):
+                for buffer, values in zip(group, torch.split(flat, [one.numel() for one in group]), strict=True):
                     buffer.copy_(values.view_as(buffer))
 
 
