@@ -114,7 +114,8 @@ def logits_of_views(module: nn.Module, inputs: tuple[Tensor, ...], *, tta: Tta) 
 
     def logits_of(*images: Tensor) -> Tensor:
         logits_NK: Tensor = module(*images)
-        return logits_NK
+        # of half precision, or their mean would be rounded to it; while training, accelerate has made them float32
+        return logits_NK.float() if logits_NK.dtype in (torch.bfloat16, torch.float16) else logits_NK
 
     def pair_of(*images: Tensor) -> Tensor:
         return (logits_of(*images) + logits_of(*(each.flip(-1) for each in images))) / 2

@@ -262,6 +262,16 @@ def test_views_are_averaged_as_written_by_hand(images):
         assert not torch.allclose(found[one], found[other], atol=1e-2)
 
 
+@pytest.mark.parametrize("tta", ["none", "flip", "flip_shift"])
+def test_logits_of_half_precision_are_averaged_in_float32(images, tta):
+    module = Sensitive().to(torch.bfloat16)
+    rounded = images.to(torch.bfloat16)
+    found = logits_of_views(module, (rounded,), tta=tta)
+    wanted = logits_of_views(lambda views: module(views).float(), (rounded,), tta=tta)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize("tta", ["flip", "flip_shift"])
 def test_the_score_is_that_of_the_averaged_logits(score_of, make_loader, images, tta):
     module, labels = Sensitive().double(), torch.arange(11) % NUM_CLASSES
