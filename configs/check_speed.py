@@ -52,12 +52,6 @@ def _check_shard(config: Config, names: set[str]) -> None:
             "speed.shard=true does not go with train.precision=fp16, whose loss scaling sees one process's gradients; "
             "use bf16."
         )
-    average = config.average
-    if average.ema_decay > 0 or average.swa_start_epoch is not None:
-        raise ValueError(
-            "speed.shard=true does not go with averages of the weights (average.ema_decay, average.swa_start_epoch), "
-            "which are kept whole; drop one of them."
-        )
 
 
 def _optimizers(config: Config) -> set[str]:

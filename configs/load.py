@@ -200,7 +200,8 @@ def explain_error(message: str, *, own_names: Sequence[str] = ()) -> str:
         unknown = [name for name in option_at_top.groups() if name]
     if unknown:
         return "\n".join(
-            f"unknown option {name!r}; {nearest(name, [*own_names, *_keys_like(name)])}" for name in unknown
+            f"unknown option {name!r}; {nearest(_in_our_words(name), [*own_names, *_keys_like(name)])}"
+            for name in unknown
         )
     literal = re.search(r"Literal\[(.*?)\].*(?:Got|Given) value: (.*)", message, flags=re.DOTALL)
     no_list = re.search(r'"augment\.operations":.*Got value: ?(.*)', message, flags=re.DOTALL)
@@ -211,6 +212,11 @@ def explain_error(message: str, *, own_names: Sequence[str] = ()) -> str:
         choices = re.findall(r"'([^']*)'", literal[1])
         return f"{message.strip()}\n{nearest(literal[2].strip(), choices)}"
     return message.strip()
+
+
+def _in_our_words(name: str) -> str:
+    """A name in which what others call otherwise is called as here."""
+    return name.replace("learning_rate", "lr")
 
 
 def _keys_like(name: str) -> list[str]:

@@ -421,8 +421,10 @@ class SpeedConfig:
     """What makes training faster or smaller, and does not change what is computed but for rounding.
 
     Attributes:
-        compile: torch.compile of the network, by its mode; none = not at all.
-        fused: Whether the optimizer updates all parameters in one kernel; auto = on a GPU, where torch has one.
+        compile: torch.compile of the network: none; default = operators are fused; reduce-overhead = and, on a GPU,
+            recorded as CUDA graphs; max-autotune = and kernels are tried out, which takes minutes.
+        fused: Whether the optimizer updates all parameters in one kernel: on, off, or auto = on a GPU, where torch has
+            one.
         gradient_checkpointing: Whether activations within layers are computed again in the backward pass, not kept.
         shard: Whether parameters, gradients and optimizer state are shared out among the processes (FSDP2), for
             networks that do not fit.

@@ -3,6 +3,7 @@
 checkpoint, loaders -> test (as the run is judged), test_raw, test_single (what it would be without) -> result.json
 """
 
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -48,10 +49,11 @@ def score_run(module: nn.Module, loaders: Mapping[str, Loader], *, job: Job, sta
     checkpoint = scored_checkpoint(job.folder.checkpoints)
     class_names = job.card["class_names"]
     scores: dict[str, Evaluation] = {}
+    seconds: dict[str, float] = {}
     for way in ways_to_score(tta=tta, has_average=has_average(checkpoint)):
         load_weights(module, checkpoint, weights=way.weights)
         for split, loader in loaders.items():
-            name = split + way.suffix
+            name, start_s = split + way.suffix, time.perf_counter()
             scores[name] = evaluate(
                 module,
                 loader,
@@ -61,6 +63,8 @@ def score_run(module: nn.Module, loaders: Mapping[str, Loader], *, job: Job, sta
                 step=state.step,
                 tta=way.tta,
             )
+            seconds[f"{name}/score_s"] = round(time.perf_counter() - start_s, 3)
             job.progress.say(summary_line(scores[name], split=name))
     if job.runtime.is_main:
+        job.folder.append_metrics({"step": state.step, "epoch": count_epochs(state, job), **seconds})
         save_scores(job.folder, scores, class_names=class_names, step=state.step, epoch=count_epochs(state, job))

@@ -194,38 +194,46 @@ def _agree_on_reason(reason: str | None, job: Job) -> str:
 
 def _optimizer_step(state: TrainState, live: Live, job: Job, batch: Batch) -> None:
     """One step on a global batch; each micro-batch weighs as much as it has samples."""
-    module, optimizer = live.prepared
-    num_samples = len(batch.labels_N)
     parts = split_batch(batch, live.phase.accumulation)
     for index, part in enumerate(parts):
         job.runtime.seed(_micro_seed(job.settings.seed, state.step, index, job.runtime.rank))
         is_last = index == len(parts) - 1
-        with contextlib.nullcontext() if is_last else job.runtime.no_sync(module):
-            with live.hands.profiler.range("forward"), job.runtime.autocast():
-                output = job.loss_fn(module, part)
-            with live.hands.profiler.range("backward"):
-                job.runtime.backward(output.loss * (len(part.labels_N) / num_samples))
-        sums = {
-            name: value.double() if value.is_floating_point() else value.long() for name, value in output.sums.items()
-        }
-        add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
+        with contextlib.nullcontext() if is_last else job.runtime.no_sync(live.prepared.module):
+            _micro_step(state, live, job, part, weight=len(part.labels_N) / len(batch.labels_N))
     if job.runtime.world_size > 1:
         _check_gradients(state.module)
-    norm = job.runtime.treat_gradients(
-        state.module,
-        clip_norm=job.settings.clip_norm,
-        clip_value=job.settings.clip_value,
-        measure=(state.step + 1) % job.settings.log_every_steps == 0,
-    )
-    state.grad_norm = state.grad_norm if norm is None else norm
-    _set_rates(live, step=state.phase_step, plateau=state.plateau)
     with live.hands.profiler.range("optimizer"):
-        optimizer.step()
-        optimizer.zero_grad()
+        _update_weights(state, live, job)
     state.step += 1
     state.phase_step += 1
     if state.average is not None and isinstance(job.average, Ema) and state.step % job.average.every_steps == 0:
         state.average.add(state.module, job.average)
+
+
+def _micro_step(state: TrainState, live: Live, job: Job, part: Batch, *, weight: float) -> None:
+    """Adds the gradients of a micro-batch, times `weight`, to those that there are."""
+    profiler = live.hands.profiler
+    with profiler.range("forward"), job.runtime.autocast():
+        output = job.loss_fn(live.prepared.module, part)
+    with profiler.range("backward"):
+        job.runtime.backward(output.loss * weight)
+    sums = {name: value.double() if value.is_floating_point() else value.long() for name, value in output.sums.items()}
+    add_to_totals(state, part, loss=output.loss.detach(), sums=sums)
+
+
+def _update_weights(state: TrainState, live: Live, job: Job) -> None:
+    """Clips the gradients, if they are to be, and takes the step."""
+    settings, optimizer = job.settings, live.prepared.optimizer
+    norm = job.runtime.treat_gradients(
+        state.module,
+        clip_norm=settings.clip_norm,
+        clip_value=settings.clip_value,
+        measure=(state.step + 1) % settings.log_every_steps == 0,
+    )
+    state.grad_norm = state.grad_norm if norm is None else norm
+    _set_rates(live, step=state.phase_step, plateau=state.plateau)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def _check_gradients(module: nn.Module) -> None:

@@ -32,7 +32,7 @@ from configs.load import config_keys
 from configs.nearest import nearest
 from configs.schema import RunConfig, SpeedConfig
 from engine.compilation import CompileMode, check_compiler, compile_module
-from engine.sharding import BufferSharing, shard_module, without_reduction
+from engine.sharding import BufferSharing, is_sharded, shard_module, without_reduction
 from engine.stopping import control_of
 from engine.watchdog import LostRankError, Watchdog, is_lost_connection
 
@@ -211,7 +211,7 @@ class Runtime:
             clip_grads_with_norm_(parameters, clip_norm, norm)
         if clip_value is not None:
             clip_grad_value_(parameters, clip_value)
-        return norm
+        return norm if norm is None or not is_sharded(norm) else norm.full_tensor()  # type: ignore[attr-defined]
 
     def no_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """Gradients stay on this rank until a backward pass outside this context."""

@@ -19,6 +19,11 @@ def train(command, recipe, out, *options):
     return succeed(*command, "--config", str(recipe), "--run.out", str(out), *options, ACCELERATE_USE_CPU="true")
 
 
+def grad_norms(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["train/grad_norm"] for row in rows if "train/grad_norm" in row]
+
+
 def assert_same_weights(folder, expected):
     wanted = final_weights(expected)
     assert final_weights(folder).keys() == wanted.keys()
@@ -30,6 +35,7 @@ def test_two_sharing_processes_train_the_weights_and_statistics_of_two_that_do_n
     recipe = small_recipe(
         model={"name": "resnet", "args": {"blocks": [1, 1], "widths": [8, 12]}},
         train={"epochs": 2, "global_batch_size": 60, "precision": "fp64", "accumulation": 2},
+        optim={"name": "sgd", "lr": 0.05, "momentum": 0.9, "clip_norm": 0.5},
         run={"checkpoint_every_steps": 10, "trackers": []},
     )
     plain, sharded = tmp_path / "plain", tmp_path / "sharded"
@@ -42,6 +48,9 @@ def test_two_sharing_processes_train_the_weights_and_statistics_of_two_that_do_n
     ]
     results = [json.loads((folder / "result.json").read_text()) for folder in (plain, sharded)]
     assert results[1] == pytest.approx(results[0], abs=2e-6)
+    norms = [grad_norms(folder) for folder in (plain, sharded)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-9)
+    assert max(norms[0]) > 0.5, "some were clipped"
     states = [load_training_state(newest_checkpoint(one / "checkpoints")[0])["optimizer"] for one in (plain, sharded)]
     assert states[0]["param_groups"] == states[1]["param_groups"]
     for index, values in states[0]["state"].items():

@@ -72,6 +72,7 @@ def test_compilation_is_what_the_first_epoch_takes_beyond_the_others(tmp_path):
     rows = [
         {"step": 1},
         *({"step": step, "train/epoch_s": seconds} for step, seconds in ((1, 9.0), (2, 1.0), (3, 1.2))),
+        {"step": 3, "test/score_s": 0.5, "test_single/score_s": 0.25},
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "result.json").write_text(json.dumps({"test/top1_frac": 0.94}))

@@ -154,7 +154,7 @@ def test_no_number_may_be_nan(config: Config, key: str) -> None:
 
 
 def test_the_tests_of_numbers_saw_all_of_them() -> None:
-    assert len(KEYS_OF_NUMBERS) == 49
+    assert len(KEYS_OF_NUMBERS) == 74
 
 
 def test_every_number_is_bounded_below() -> None:
@@ -201,8 +201,8 @@ def default_of(key: str) -> Any:
 
 
 def test_the_tests_of_unread_options_saw_all_of_them() -> None:
-    assert len(check._READ_BY) == 21
-    assert (len(READ), len(UNREAD)) == (30, 82)
+    assert len(check._READ_BY) == 35
+    assert (len(READ), len(UNREAD)) == (56, 200)
     assert len(check._READ_BY_DATA) == 5
 
 

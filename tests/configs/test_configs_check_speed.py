@@ -31,8 +31,8 @@ BAD = [
     ({"speed__shard": True, "optim__name": "lars"}, r"a part of every parameter, but lars computes with whole ones"),
     ({"speed__shard": True, "optim__groups": (GroupConfig(name="muon"),)}, r"but muon computes with whole ones"),
     ({"speed__shard": True, "train__precision": "fp16"}, r"does not go with train\.precision=fp16.*use bf16"),
-    ({"speed__shard": True, "average__ema_decay": 0.99}, r"does not go with averages of the weights"),
-    ({"speed__shard": True, "average__swa_start_epoch": 1}, r"does not go with averages of the weights"),
+    ({"speed__shard": True, "average__ema_decay": 0.99}, r"does not go with averages of weights or train.bn_images"),
+    ({"speed__shard": True, "average__swa_start_epoch": 1}, r"does not go with averages of weights or train.bn_images"),
 ]
 
 

@@ -26,7 +26,22 @@ from configs.load import (
     parse_config,
     replace_section,
 )
-from configs.schema import Config, DataConfig, InputSpec, LoaderConfig, ModelConfig, RunConfig, ScheduleConfig
+from configs.schema import (
+    AverageConfig,
+    Config,
+    DataConfig,
+    DistillConfig,
+    EvaluationConfig,
+    GroupConfig,
+    InputSpec,
+    LoaderConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+    SpeedConfig,
+)
 
 Parse = Callable[..., Config]
 
@@ -278,8 +293,8 @@ def literal_keys() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_there_are_sixteen_keys_that_are_choices_among_words() -> None:
-    assert len(literal_keys()) == 16
+def test_there_are_twenty_four_keys_that_are_choices_among_words() -> None:
+    assert len(literal_keys()) == 24
     assert literal_keys()["data.sampling"] == ("shuffled", "balanced", "weighted")
     assert "data.dataset" not in literal_keys(), "its names are torchvision's and the user's too, and checked elsewhere"
 
@@ -535,7 +550,62 @@ def torchvision_and_plateau(config: Config) -> Config:
     return dataclasses.replace(config, data=DataConfig(dataset="cifar10", root="downloads"), schedule=schedule)
 
 
-CHANGES = [everything_changed, own_data_and_model, manifest_and_milestones, torchvision_and_plateau]
+def groups_and_averages(config: Config) -> Config:
+    """A valid configuration with muon and groups, focal loss, teachers, an EMA, growing batches and what is fast."""
+    groups = (GroupConfig(match=("head.*",), name="adamw", betas=(0.8, 0.9)), GroupConfig(only="vectors", name="sgd"))
+    config = replace_section(config, "optim", name="muon", no_decay="norms", layer_decay=0.9, clip_norm=1.0)
+    config = replace_section(config, "optim", ns_steps=3, muon_scale="match_adamw", fix_filter_norm=True, groups=groups)
+    config = replace_section(config, "optim", ns_coefficients=(3.0, -4.0, 2.0))
+    config = replace_section(config, "augment", mixup_alpha=0.2, mix_until_epoch=1.0)
+    config = replace_section(config, "train", batch_sizes=((0, 60), (1, 120)), batch_lr="sqrt", bn_images=100)
+    return dataclasses.replace(
+        config,
+        loss=LossConfig(name="focal", focal_gamma=1.0, balance="effective", effective_beta=0.9, class_weights={"1": 2}),
+        distill=DistillConfig(
+            teachers=("runs/a",), temperature=2.0, weight=0.5, features={"a": "b"}, features_weight=0.5
+        ),
+        average=AverageConfig(ema_decay=0.99, ema_warmup=False, ema_every_steps=2),
+        evaluation=EvaluationConfig(tta="flip"),
+        speed=SpeedConfig(compile="default", fused="off", gradient_checkpointing=True),
+        schedule=ScheduleConfig(name="polynomial", power=3.0, warmup_epochs=0.5, warmup_start_lr_frac=0.1),
+        run=RunConfig(profile=True),
+    )
+
+
+def swa_and_restarts(config: Config) -> Config:
+    """A valid configuration with a SWA, lars, restarts of the cosine, bce and logit adjustment in turn, and shards."""
+    optim = OptimConfig(name="lars", lr=0.1, momentum=0.9, trust_coefficient=0.02, clip_value=0.5)
+    schedule = ScheduleConfig(
+        name="cosine_restarts", cycle_epochs=1.0, cycle_mult=2.0, cycle_decay=0.5, cooldown_epochs=0.5
+    )
+    return dataclasses.replace(
+        config,
+        optim=optim,
+        schedule=schedule,
+        loss=LossConfig(name="bce", target_threshold=0.2),
+        average=AverageConfig(swa_start_epoch=1, swa_lr_frac=0.5, bn_images=50),
+    )
+
+
+def shards_and_adjustment(config: Config) -> Config:
+    """A valid configuration of a network that does not fit, with logit adjustment and BatchNorm over all processes."""
+    return dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, sync_bn=True),
+        loss=LossConfig(balance="logit_adjustment", adjustment_tau=0.5),
+        speed=SpeedConfig(shard=True),
+    )
+
+
+CHANGES = [
+    everything_changed,
+    own_data_and_model,
+    manifest_and_milestones,
+    torchvision_and_plateau,
+    groups_and_averages,
+    swa_and_restarts,
+    shards_and_adjustment,
+]
 
 
 def test_the_changed_configurations_between_them_set_every_section_and_nearly_every_key(config: Config) -> None:
@@ -558,7 +628,6 @@ def test_the_changed_configurations_between_them_set_every_section_and_nearly_ev
         "loader.num_threads",
         "loader.prefetch_batches",
         "loader.eval_batch_size_per_rank",
-        "optim.lr",
         "optim.nesterov",
         "schedule.step_epochs",
         "train.epochs",
@@ -606,6 +675,11 @@ def test_config_to_dict_holds_plain_values_only(config: Config) -> None:
 
 
 OTHER_VALUES: dict[str, Any] = {
+    "optim.groups": (GroupConfig(match=("head.*",), lr=1.0),),
+    "loss.class_weights": {"cat": 2.0},
+    "distill.teachers": ("runs/teacher",),
+    "distill.features": {"stages": "layer4"},
+    "train.batch_sizes": ((0, 60), (1, 120)),
     "data.root": "elsewhere/digits",
     "data.image_root": "elsewhere/images",
     "data.args": {"folder": "x"},
