@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import evaluate
 import train
 from engine.checkpoint import has_average, newest_checkpoint, scored_checkpoint
+from engine.fit import fit
 
 SMALL = {"name": "resnet", "args": {"blocks": [1, 1], "widths": [4, 8]}}
 ARGS = ("--model.args.blocks", "[1, 1]", "--model.args.widths", "[4, 8]")
@@ -28,31 +29,31 @@ def run_train(monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
     def run(name, *options, recipe, kill_in_step=None):
+        words = ["--config", str(recipe), "--run.out", str(tmp_path / name), "--run.num_threads", "1", *options]
         with monkeypatch.context() as patch:
-            if kill_in_step is not None:
-                patch.setattr(train, "build_loss", lambda *args, **kwargs: _killing(build_loss(*args, **kwargs)))
-                steps = []
-
-                def _killing(loss_fn):
-                    def dying(module, batch):
-                        steps.append(1)
-                        if len(steps) == kill_in_step:
-                            raise KilledError
-                        return loss_fn(module, batch)
-
-                    return dying
-
-            words = ["--config", str(recipe), "--run.out", str(tmp_path / name), "--run.num_threads", "1", *options]
             patch.setattr(sys, "argv", ["train.py", *words])
             if kill_in_step is None:
                 train.main()
             else:
+                patch.setattr(train, "fit", lambda module, job: fit(module, dying(job, in_step=kill_in_step)))
                 with pytest.raises(KilledError):
                     train.main()
         return tmp_path / name
 
-    build_loss = train.build_loss
     return run
+
+
+def dying(job, *, in_step):
+    """The job, ended by its loss in that step; of one micro-batch each."""
+    loss_fn, steps = job.loss_fn, []
+
+    def loss_until(module, batch):
+        steps.append(1)
+        if len(steps) == in_step:
+            raise KilledError
+        return loss_fn(module, batch)
+
+    return job._replace(loss_fn=loss_until)
 
 
 def assert_same_run(folder, expected):
