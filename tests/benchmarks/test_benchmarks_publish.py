@@ -176,7 +176,8 @@ def test_the_page_of_recipes_has_a_line_for_each_with_what_others_had_and_what_i
 def test_all_texts_are_there_and_hold_the_blocks() -> None:
     names = {str(path.relative_to(publish.ROOT)) for path in publish.texts()}
     pages = {
-        f"docs/{page}.md" for page in ("recipes", "course", "operations", "augmentation", "loader", "loader_study")
+        f"docs/{page}.md"
+        for page in ("recipes", "course", "operations", "augmentation", "levers", "loader", "loader_study")
     }
     assert names == {"README.md", *pages, *publish.all_recipes()}
 
