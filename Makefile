@@ -6,6 +6,7 @@
 #   make kills   the test that kills a run, with fifty kills instead of ten (ten minutes)
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
 #   make levers DATA=DIR   measures every lever of a recipe on CIFAR-10 (hours; it goes on where it was stopped)
+#   make gpu DATA=DIR AIRBENCH=CLONE   measures speedruns beside airbench's own, training steps, and ResNet-18, on a GPU
 #   make study DATA=DIR   times ways of loading a folder of photographs, for docs/loader_study.md (minutes)
 #   make operations DATA=DIR   measures on a folder of photographs how near executors are to torchvision (minutes)
 #   make loaders DATA=DIR      measures loaders on a folder of JPEG files, ours and others', and shows them (an hour)
@@ -13,9 +14,10 @@ PYTHON ?= python3
 ARGS ?=
 STUDY ?= digits
 DATA ?=
+AIRBENCH ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint kills recipes levers operations loaders study tables
+.PHONY: setup train test lint kills recipes levers gpu operations loaders study tables
 
 setup: .venv/installed
 
@@ -49,6 +51,13 @@ levers: setup
 		$(BIN)/python -m benchmarks.recipes $$study --data $(DATA) $(ARGS) || exit; \
 	done
 	$(BIN)/python -m benchmarks.publish
+
+gpu: setup
+	for target in 94 96; do \
+		$(BIN)/python -m benchmarks.speedrun $$target --data $(DATA) $(if $(AIRBENCH),--airbench $(AIRBENCH)) || exit; \
+	done
+	$(BIN)/python -m benchmarks.throughput --models resnet50
+	$(BIN)/python -m benchmarks.recipes gpu --data $(DATA) $(ARGS)
 
 operations: setup
 	$(BIN)/python -m benchmarks.operations --images $(DATA) $(ARGS)

@@ -147,6 +147,7 @@ STUDIES: dict[str, list[Cell]] = {
         for overrides in DISTILLED.values()
     ],
 }
+STUDIES["gpu"] = [Cell("configs/cifar10/resnet18.yaml", "--train.epochs 60", seed) for seed in range(3)]
 # Minutes count only of runs that went one at a time, with nothing else on the machine. Small networks are best run two
 # at a time; this is one more of each, alone. (digits and best are run alone as they are.)
 STUDIES["timing"] = [
@@ -276,7 +277,7 @@ def read_rows(study: str, cell: Cell, folder: Path, *, shares: Shares) -> tuple[
         "images_per_s": sorted(line["train/images_per_s"] for line in ends)[len(ends) // 2],
         "threads": shares.threads,
         "beside": shares.beside,
-        "machine": _cpu_name(),
+        "machine": _machine_name(environment["machine"]),
         "python": environment["python"],
         "torch": environment["packages"]["torch"],
         "date": datetime.now(UTC).date().isoformat(),
@@ -301,6 +302,12 @@ def append_rows(path: Path, fields: Sequence[str], rows: list[dict[str, Any]]) -
         if is_new:
             writer.writeheader()
         writer.writerows(rows)
+
+
+def _machine_name(described: str) -> str:
+    """What a run computed on: the GPU that its environment.json names, else the CPU."""
+    name = described.partition(",")[0]
+    return _cpu_name() if name == "CPU" else name
 
 
 def _cpu_name() -> str:

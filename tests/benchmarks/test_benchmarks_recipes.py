@@ -38,7 +38,7 @@ def finished(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "result.json").write_text(json.dumps(RESULT))
-    environment = {"python": "3.11", "packages": {"torch": "2.14"}}
+    environment = {"machine": "NVIDIA H200, 1 process", "python": "3.11", "packages": {"torch": "2.14"}}
     (folder / "environment.json").write_text(json.dumps(environment))
     rows = [{"step": 2, "epoch": 0.5, "train/loss": 2.0}, *EPOCHS]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -53,7 +53,8 @@ def test_every_recipe_that_a_study_names_exists_and_no_run_stands_twice_in_it() 
     assert len(STUDIES["thirty"]) == 3 * 3
     arms = {arm for one in COMPARISONS.values() if one.study == "thirty" for arm in one.arms}
     assert {(cell.recipe, cell.overrides) for cell in STUDIES["thirty"]} == arms
-    assert {cell.recipe for study in STUDIES.values() for cell in study} == {
+    on_cpu = [cell for name, study in STUDIES.items() if name != "gpu" for cell in study]
+    assert {cell.recipe for cell in on_cpu} == {
         str(path.relative_to(ROOT))
         for path in (ROOT / "configs").rglob("*.yaml")
         if "\n# It needs a GPU" not in path.read_text() and "\n# It needs GPUs" not in path.read_text()
@@ -66,6 +67,7 @@ def test_the_rows_of_a_run_are_its_figures(finished: Path) -> None:
     assert (row["study"], row["recipe"], row["seed"], row["epochs"]) == ("digits", CELL.recipe, 3, 2)
     assert (row["test_top1_frac"], row["val_top1_frac"], row["last_train_top1_frac"]) == (0.75, 0.5, 0.6)
     assert (row["minutes"], row["commit"], row["torch"]) == (1.5, "0123abcd", "2.14")
+    assert row["machine"] == "NVIDIA H200"
     assert [(one["epoch"], one["train_loss"], one["val_top1_frac"]) for one in epochs] == [(1, 1.5, 0.4), (2, 1.0, 0.5)]
 
 
@@ -136,4 +138,13 @@ def test_without_a_checkout_the_commit_is_unknown(tmp_path: Path, monkeypatch: p
 
 def test_every_recipe_gets_a_time_of_its_own() -> None:
     run_alone = {cell.recipe for study in ("digits", "best", "timing") for cell in STUDIES[study]}
-    assert run_alone | {f"configs/{BEST[0]}.yaml"} == {cell.recipe for study in STUDIES.values() for cell in study}
+    assert run_alone | {f"configs/{BEST[0]}.yaml"} == {
+        cell.recipe for name, study in STUDIES.items() if name != "gpu" for cell in study
+    }
+
+
+def test_what_ran_on_a_cpu_is_named_by_the_cpu(finished: Path) -> None:
+    environment = json.loads((finished / "environment.json").read_text()) | {"machine": "CPU, 1 process, 2 CPU threads"}
+    (finished / "environment.json").write_text(json.dumps(environment))
+    row, _ = read_rows("digits", CELL, finished, shares=Shares("2", "1 run", "0123abcd"))
+    assert " cores" in row["machine"]
