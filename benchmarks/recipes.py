@@ -65,14 +65,14 @@ _CYCLE = (
     "--optim.name sgd --optim.lr 0.1 --optim.momentum 0.9 --optim.nesterov true --optim.weight_decay 0.0005 "
     "--schedule.name one_cycle --schedule.rise_frac 0.2"
 )
-_NARROW = "--model.args.widths [32,64,64]"
+_NARROW = "--model.args.widths [16,32,64]"
 LEVER_PATH = {
     "plain": ("cifar10/simple_cnn", ""),
     "+ BatchNorm": ("cifar10/simple_cnn_bn", ""),
     "+ crop and alternating flip": ("cifar10/simple_cnn_bn", _CROPS),
     "+ Nesterov SGD, one cycle": ("cifar10/simple_cnn_bn", f"{_CROPS} {_CYCLE}"),
     "+ label smoothing 0.1": ("cifar10/simple_cnn_bn", f"{_CROPS} {_CYCLE} --loss.label_smoothing 0.1"),
-    "airbench's network, a quarter as wide": ("cifar10/airbench", f"{_NARROW} --train.epochs 10"),
+    "airbench's network, narrow": ("cifar10/airbench", f"{_NARROW} --train.epochs 10"),
     "+ Muon": ("cifar10/speedrun94", f"{_NARROW} --train.epochs 10 --evaluation.tta none"),
     "+ test-time augmentation": ("cifar10/speedrun94", f"{_NARROW} --train.epochs 10"),
     "+ full width: the best recipe": ("cifar10/speedrun94", ""),
@@ -97,7 +97,6 @@ LEVERS = {
     "AdamW": f"{_SHORT} --optim.name adamw --optim.lr 0.01 --optim.momentum 0 --optim.nesterov false "
     "--optim.weight_decay 0.05",
     "LAMB": f"{_SHORT} --optim.name lamb --optim.lr 0.02 --optim.momentum 0 --optim.nesterov false",
-    "linear schedule": f"{_SHORT} --schedule.name linear --schedule.rise_frac 0.3 --schedule.warmup_epochs 1",
 }
 # The plain network, taught by the best recipe's first run as well.
 _TAUGHT = "--distill.teachers [%RUNS%/levers-speedrun94-0]"
