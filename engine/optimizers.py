@@ -181,19 +181,36 @@ class Joined(Optimizer):
             one.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of all, in their order."""
-        states = []
+        """The states of all in the form that each optimizer's has, parameters numbered through."""
+        state: dict[int, Any] = {}
+        param_groups: list[dict[str, Any]] = []
         for one in self.optimizers:
             own = {parameter for group in one.param_groups for parameter in group["params"]}
             one.state = defaultdict(dict, {key: value for key, value in self.state.items() if key in own})
-            states.append(one.state_dict())
+            saved, first = one.state_dict(), sum(len(group["params"]) for group in param_groups)
             one.state = self.state
-        return {"joined": states}
+            state |= {first + number: value for number, value in saved["state"].items()}
+            param_groups += [_renumbered(group, by=first) for group in saved["param_groups"]]
+        return {"state": state, "param_groups": param_groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores `state_dict`."""
         self.state.clear()
-        for one, state in zip(self.optimizers, state_dict["joined"], strict=True):
+        groups, first = list(state_dict["param_groups"]), 0
+        for one in self.optimizers:
+            own = [_renumbered(group, by=-first) for group in groups[: len(one.param_groups)]]
+            groups = groups[len(one.param_groups) :]
+            count = sum(len(group["params"]) for group in own)
+            state = {
+                number - first: value
+                for number, value in state_dict["state"].items()
+                if first <= number < first + count
+            }
             one.state = defaultdict(dict)
-            one.load_state_dict(state)
+            one.load_state_dict({"state": state, "param_groups": own})
+            first += count
         self._join()
+
+
+def _renumbered(group: Mapping[str, Any], *, by: int) -> dict[str, Any]:
+    return {**group, "params": [number + by for number in group["params"]]}

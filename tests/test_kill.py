@@ -48,35 +48,84 @@ def start_and_kill(command, folder: Path, *, while_writing: bool, delay_s: float
     return ", ".join(path.name for path in checkpoints.glob("*.tmp"))
 
 
+PLAIN = {"optim": {"name": "adamw", "lr": 0.001, "momentum": 0.0}, "train": {"global_batch_size": 60}}
+# each with what the other cannot have: an EMA or a SWA, a plateau or a schedule of steps that goes on over phases
+WITH_EMA = {
+    "optim": {
+        "name": "muon", "lr": 0.02, "momentum": 0.9, "nesterov": True, "clip_norm": 1.0,
+        "groups": [
+            {"match": ["head.*"], "name": "adamw", "lr": 0.002},
+            {"only": "vectors", "name": "sgd", "lr": 0.01, "until_epoch": 3},
+        ],
+    },
+    "augment": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "mix_until_epoch": 4.5},
+    "schedule": {"name": "plateau", "patience_epochs": 1, "gamma": 0.7, "warmup_epochs": 0.5},
+    "train": {
+        "global_batch_size": 60, "batch_sizes": [[0, 60], [2, 120]], "batch_lr": "sqrt", "accumulation": 3,
+        "early_stop_epochs": 50,
+    },
+    "average": {"ema_decay": 0.98, "ema_every_steps": 2},
+    "loss": {"name": "focal", "label_smoothing": 0.1},
+}  # fmt: skip
+WITH_SWA = {
+    "optim": {"name": "lamb", "lr": 0.01, "momentum": 0.0, "weight_decay": 0.02, "no_decay": "norms_and_biases"},
+    "schedule": {"name": "linear", "warmup_epochs": 1, "cooldown_epochs": 2, "final_lr_frac": 0.1},
+    "train": {"global_batch_size": 60, "batch_sizes": [[0, 120], [1, 60], [3, 120]], "accumulation": 2},
+    "average": {"swa_start_epoch": 2, "swa_lr_frac": 0.2, "bn_images": 300},
+    "loss": {"name": "bce", "balance": "inverse"},
+}
+
+
 @pytest.mark.slow
-def test_many_kills_in_a_row_change_no_bit(small_recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("sections", "num_kills", "epochs"),
+    [
+        (PLAIN, NUM_KILLS, NUM_KILLS * 6 // 5),
+        (WITH_EMA, NUM_KILLS // 2, NUM_KILLS // 2 + 4),
+        (WITH_SWA, NUM_KILLS // 2, NUM_KILLS // 2 + 4),
+    ],
+    ids=["plain", "with_ema", "with_swa"],
+)
+def test_many_kills_in_a_row_change_no_bit(small_recipe, tmp_path, sections, num_kills, epochs):
     recipe = small_recipe(
-        model={"name": "simple_cnn", "args": {"width": 64, "hidden": 512, "norm": "batch", "dropout": 0.3}},
-        train={"epochs": NUM_KILLS * 6 // 5, "global_batch_size": 60},
-        optim={"name": "adamw", "lr": 0.001, "momentum": 0.0},
+        model={"name": "simple_cnn", "args": {"width": 32, "hidden": 256, "norm": "batch", "dropout": 0.3}},
         run={"checkpoint_every_steps": 2, "log_every_steps": 3, "trackers": []},
+        **{**sections, "train": {**sections["train"], "epochs": epochs}},
     )
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     command = [sys.executable, "train.py", "--config", str(recipe), "--run.out", str(killed)]
     succeed("train.py", "--config", str(recipe), "--run.out", str(straight))
     rng, half_written, kills = random.Random(0), [], 0
-    for number in range(NUM_KILLS):
+    for number in range(num_kills):
         found = start_and_kill(command, killed, while_writing=number % 2 == 1, delay_s=rng.uniform(0, 0.15))
         assert not (killed / "result.json").exists(), "the run was over before it could be killed"
         kills += 1
         half_written += [found] if found else []
-    assert kills == NUM_KILLS
+    assert kills == num_kills
     assert half_written, "no kill met a checkpoint being written"
     print(f"{kills} kills, half-written then: {', '.join(half_written)}")
     succeed("train.py", "--config", str(recipe), "--run.out", str(killed))
     paths = [newest_checkpoint(folder / "checkpoints")[0] for folder in (straight, killed)]
-    expected, found = (load_file(path / "model.safetensors") for path in paths)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    names = {path.name for path in paths[0].glob("*.safetensors")}
+    assert len(names) == 1 + ("average" in sections)
+    for name in names:
+        expected, found = (load_file(path / name) for path in paths)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
     states = [load_training_state(path) for path in paths]
-    assert states[0]["loader"] == states[1]["loader"]
-    assert torch.equal(
-        states[0]["optimizer"]["state"][0]["exp_avg_sq"], states[1]["optimizer"]["state"][0]["exp_avg_sq"]
+    for key in ("loader", "plateau", "num_averaged", "phase", "phase_step", "num_stale_epochs", "best_step"):
+        assert states[0][key] == states[1][key], key
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(*(tensors_of(state["optimizer"]) for state in states), strict=True)
     )
     assert epoch_rows(straight) == epoch_rows(killed)
     assert (straight / "result.json").read_text() == (killed / "result.json").read_text()
+
+
+def tensors_of(value):
+    """The tensors in nested dicts and lists, in their order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    return [tensor for part in parts for tensor in tensors_of(part)]

@@ -223,6 +223,19 @@ def test_state_goes_through_a_dict_and_training_goes_on_to_the_bit(optim):
     assert set(other.state) == set(restored.parameters())
 
 
+def test_the_state_of_joined_optimizers_has_the_form_of_every_other():
+    module = make_network()
+    optimizer = build_optimizer(JOINED, module)
+    train(module, optimizer, num_steps=1)
+    saved = optimizer.state_dict()
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    assert numbers == list(range(len(list(module.parameters()))))
+    assert sorted(saved["state"]) == numbers
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    for number, parameter in enumerate(parameters):
+        assert all(torch.equal(saved["state"][number][key], value) for key, value in optimizer.state[parameter].items())
+
+
 def test_a_rate_set_in_the_groups_is_that_of_the_next_step_after_a_restart_too():
     module = make_network()
     optimizer = build_optimizer(JOINED, module)
