@@ -29,7 +29,7 @@ from engine.build_phases import build_phases
 from engine.evaluation import describe_result, evaluate
 from engine.final import score_run
 from engine.fit import fit
-from engine.opening import open_folder, save_preview
+from engine.opening import open_folder, save_preview, trace_schedule
 from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import Runtime, clear_errors, start_runtime
@@ -80,7 +80,6 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     """Data, model, fit, scores, result; without the last two where it is told to stop."""
     with runtime.first_on_this_machine():  # it writes the index of the images, and the others map it
         data = build_data(with_measured_input(config, folder), show_progress=runtime.is_main)
-    class_names = data.train.class_names
     module = runtime.place(build_network(config, data, show_progress=runtime.is_main))
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
@@ -88,8 +87,11 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
     check_fits(config, module, spec=data.spec, runtime=runtime)
     builders = (build_model, build_pretrained)
     loss = build_loss(config, module, data.train, spec=data.spec, builders=builders, runtime=runtime)
-    card = build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data))
+    card = build_card(config, class_names=data.train.class_names, spec=data.spec, fingerprints=fingerprint_splits(data))
     card["teachers"] = loss.teachers
+    some_images = partial(build_measuring_loader, config, data, place=place, show_progress=runtime.is_main)
+    average, bn_loader = build_average(config, module, some_images), build_bn_loader(config, module, some_images)
+    schedule = trace_schedule(phases, module)  # the last that may be refused: a run folder holds what can be trained
     open_folder(
         config,
         module,
@@ -101,13 +103,12 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         progress=progress,
     )
     if runtime.is_main:
-        save_preview(phases, module, data.spec, folder=folder)
+        save_preview(schedule, loaders.train, data.spec, folder=folder)
     if config.dry_run:
         progress.say(f"dry run: nothing was trained; schedule and first images: {draw_run(folder, progress.say)}")
         return
-    bad_log, num_classes = BadSampleLog(folder, runtime=runtime, progress=progress), len(class_names)
-    score = partial(evaluate, num_classes=num_classes, runtime=runtime, bad_log=bad_log)
-    some_images = partial(build_measuring_loader, config, data, place=place, show_progress=runtime.is_main)
+    bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
+    score = partial(evaluate, num_classes=len(card["class_names"]), runtime=runtime, bad_log=bad_log)
     job = Job(
         phases=phases,
         loss_fn=loss.loss_fn,
@@ -119,11 +120,10 @@ def train(config: Config, *, runtime: Runtime, folder: RunFolder, progress: Prog
         runtime=runtime,
         settings=build_settings(config, os.environ),
         progress=progress,
-        average=build_average(config, module, some_images),
-        bn_loader=build_bn_loader(config, module, some_images),
+        average=average,
+        bn_loader=bn_loader,
     )
-    state = fit(module, job)
-    if state.stopped_by is not None:
+    if (state := fit(module, job)).stopped_by is not None:
         return
     score_run(module, loaders.evaluation, job=job, state=state, tta=config.evaluation.tta)
     if runtime.is_main:

@@ -116,6 +116,7 @@ _AT_LEAST: dict[str, float] = {
     "schedule.warmup_epochs": 0,
     "schedule.warmup_start_lr_frac": 0,
     "schedule.cooldown_epochs": 0,
+    "schedule.cycle_epochs": 0.01,  # each step looks for its cycle, one after another
     "schedule.cycle_mult": 1,
     "schedule.cycle_decay": 1e-3,
     "schedule.step_epochs": 1,
@@ -144,7 +145,6 @@ _ABOVE_ZERO = (
     "optim.clip_value",
     "schedule.gamma",
     "schedule.power",
-    "schedule.cycle_epochs",
     "distill.temperature",
     "average.swa_lr_frac",
     "augment.mix_until_epoch",

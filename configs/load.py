@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from configs.check import check_config, data_kind, explain_empty
 from configs.nearest import nearest
 from configs.operations import refuse_no_list
-from configs.schema import Config
+from configs.schema import Config, GroupConfig
 
 DEFAULT_RECIPE = Path(__file__).parent / "digits" / "simple_cnn.yaml"
 
@@ -188,6 +188,8 @@ def default_run_folder(config: Config) -> str:
 
 def explain_error(message: str, *, own_names: Sequence[str] = ()) -> str:
     """Jsonargparse's message, with the nearest valid name or value added; `own_names` are valid too."""
+    if "GroupConfig" in message and (explained := _explain_group(message)):
+        return explained
     unknown = re.findall(r"--([\w.-]+)", message) if "unrecognized arguments" in message else []
     option = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     option_at_top = re.search(  # each version of jsonargparse says it in its own way
@@ -211,7 +213,24 @@ def explain_error(message: str, *, own_names: Sequence[str] = ()) -> str:
     if literal:
         choices = re.findall(r"'([^']*)'", literal[1])
         return f"{message.strip()}\n{nearest(literal[2].strip(), choices)}"
-    return message.strip()
+    no_tuple = re.search(r"Expected a <class 'tuple'>\. Got value: (\S.*)", message)
+    return f"{message.strip()}\nwrite a list: [{no_tuple[1].strip()}]" if no_tuple else message.strip()
+
+
+def _explain_group(message: str) -> str | None:
+    """What is wrong with a group of optim.groups, which jsonargparse speaks of as a class; None if it says it well."""
+    fields = [field.name for field in dataclasses.fields(GroupConfig)]
+    no_group = re.search(r"Not a valid subclass of GroupConfig\. Got value: (.*)", message)
+    if no_group:
+        return (
+            f"optim.groups has {no_group[1]}, which is no group; write each as {{match: [PATTERN], lr: ...}}, with one "
+            f"or more of {', '.join(fields)}."
+        )
+    unknown = re.search(r"Option '([\w.-]+)' is not accepted|Key '([\w.-]+)' is not expected", message)
+    if unknown:
+        name = unknown[1] or unknown[2]
+        return f"optim.groups: a group has no option {name!r}; {nearest(name, fields)}"
+    return None
 
 
 def _in_our_words(name: str) -> str:

@@ -174,6 +174,8 @@ def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
         job.progress.step()
         job.runtime.watchdog.beat("loading a batch", step=state.step)
         state.is_epoch_ending = state.phase_step == last_step
+        if state.is_epoch_ending:  # before anything is saved: who goes on from that has one rank's buffers
+            job.runtime.average_buffers(state.module)
         if state.step % settings.log_every_steps == 0 and not state.is_epoch_ending:
             _log_step(state, live, job)
         live.hands.writer.check()
@@ -291,7 +293,6 @@ def _end_epoch(state: TrainState, live: Live, job: Job) -> None:
 def _settle_weights(state: TrainState, job: Job, *, epoch: int) -> None:
     """After `epoch` epochs: the weights, and their average, as they are scored and saved, the same on every rank."""
     runtime, average = job.runtime, state.average
-    runtime.average_buffers(state.module)
     if average is not None and isinstance(job.average, Swa) and epoch > job.average.start_epoch:
         average.add(state.module, job.average)
         if job.average.bn_loader is not None:

@@ -73,18 +73,22 @@ def open_folder(
     runtime.wait_for_all()
 
 
-def save_preview(phases: list[Phase], module: nn.Module, spec: InputSpec, *, folder: RunFolder) -> None:
-    """Writes schedule.json and samples.npz of the first phase's loader into the run folder.
+def save_preview(schedule: dict[str, list[float]], loader: Loader, spec: InputSpec, *, folder: RunFolder) -> None:
+    """Writes schedule.json, as `trace_schedule` gives it, and samples.npz of training batches into the run folder.
 
     Raises:
         ValueError: An image cannot be read.
     """
-    folder.save_schedule(trace_schedule(phases, module))
-    folder.save_samples(take_samples(phases[0].loader, spec))
+    folder.save_schedule(schedule)
+    folder.save_samples(take_samples(loader, spec))
 
 
 def trace_schedule(phases: list[Phase], module: nn.Module) -> dict[str, list[float]]:
-    """Lists of one length: `epoch`, `lr`, and `momentum` where the schedule moves it. Plateau does not show in it."""
+    """Lists of one length: `epoch`, `lr`, and `momentum` where the schedule moves it. Plateau does not show in it.
+
+    Raises:
+        ValueError: As what makes a phase's optimizer.
+    """
     epochs: list[float] = []
     lrs: list[float] = []
     momenta: list[float] = []

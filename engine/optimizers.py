@@ -3,7 +3,7 @@
 [ParameterGroup] -> by name: SGD, RMSprop, Adam, AdamW, Lamb, Lars, Muon -> where there are several: Joined
 """
 
-from collections import defaultdict
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -164,13 +164,8 @@ class Joined(Optimizer):
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.optimizers = list(optimizers)
         super().__init__([group for one in self.optimizers for group in one.param_groups], {})
-        self._join()
-
-    def _join(self) -> None:
-        """Makes groups and state the very objects that the optimizers work with."""
-        self.param_groups = [group for one in self.optimizers for group in one.param_groups]
+        self.param_groups = [group for one in self.optimizers for group in one.param_groups]  # the very objects
         for one in self.optimizers:
-            self.state.update(one.state)
             one.state = self.state  # by parameter, so they do not meet
 
     @torch.no_grad()
@@ -180,37 +175,10 @@ class Joined(Optimizer):
         for one in self.optimizers:
             one.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The states of all in the form that each optimizer's has, parameters numbered through."""
-        state: dict[int, Any] = {}
-        param_groups: list[dict[str, Any]] = []
-        for one in self.optimizers:
-            own = {parameter for group in one.param_groups for parameter in group["params"]}
-            one.state = defaultdict(dict, {key: value for key, value in self.state.items() if key in own})
-            saved, first = one.state_dict(), sum(len(group["params"]) for group in param_groups)
-            one.state = self.state
-            state |= {first + number: value for number, value in saved["state"].items()}
-            param_groups += [_renumbered(group, by=first) for group in saved["param_groups"]]
-        return {"state": state, "param_groups": param_groups}
-
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restores `state_dict`."""
-        self.state.clear()
-        groups, first = list(state_dict["param_groups"]), 0
+        """Restores what `state_dict` gave, which is torch's own: it reads groups and state of all of them."""
+        super().load_state_dict(dict(state_dict))
+        groups = iter(self.param_groups)  # new objects, as the state is
         for one in self.optimizers:
-            own = [_renumbered(group, by=-first) for group in groups[: len(one.param_groups)]]
-            groups = groups[len(one.param_groups) :]
-            count = sum(len(group["params"]) for group in own)
-            state = {
-                number - first: value
-                for number, value in state_dict["state"].items()
-                if first <= number < first + count
-            }
-            one.state = defaultdict(dict)
-            one.load_state_dict({"state": state, "param_groups": own})
-            first += count
-        self._join()
-
-
-def _renumbered(group: Mapping[str, Any], *, by: int) -> dict[str, Any]:
-    return {**group, "params": [number + by for number in group["params"]]}
+            one.param_groups = list(itertools.islice(groups, len(one.param_groups)))
+            one.state = self.state

@@ -113,6 +113,22 @@ def test_a_dry_run_draws_and_trains_nothing_and_stands_in_no_runs_way(small_reci
     assert "dry run: nothing was trained" in again, "another configuration, beside a finished run"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--optim.groups", "[{match: [heads.*]}]", "optim.groups[0] matches no trained parameter"),
+        ("--train.bn_images", "20", "has no BatchNorm with running statistics"),
+    ],
+)
+def test_what_the_network_cannot_do_is_refused_before_there_is_a_run(small_recipe, tmp_path, option, value, message):
+    """Else the command, mended, would be taken for that of another run."""
+    recipe = small_recipe()
+    done = run_program("train.py", "--config", str(recipe), "--run.out", str(tmp_path / "run"), option, value)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 def test_early_stopping_ends_a_run_and_its_result_says_when(small_recipe, tmp_path):
     recipe = small_recipe(train={"epochs": 40, "early_stop_epochs": 2}, optim={"lr": 0.5})
     output = succeed("train.py", "--config", str(recipe), "--run.out", str(tmp_path / "run"))

@@ -365,6 +365,26 @@ def test_the_wordings_of_several_versions_of_jsonargparse_are_understood(message
     assert explain_error(message).startswith("unknown option 'optim.lrr'; nearest: optim.lr,")
 
 
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("[{macth: [head.*]}]", "optim.groups: a group has no option 'macth'; nearest: match"),
+        ("[{}]", "optim.groups has {}, which is no group; write each as {match: [PATTERN], lr: ...}, with one or more"),
+        ("[3]", "optim.groups has 3, which is no group"),
+        ("[{match: head.*}]", "Got value: head.*\nwrite a list: [head.*]"),
+        ("{match: [head.*]}", "\nwrite a list: [{'match': ['head.*']}]"),
+        ("[{only: vector}]", "nearest: vectors"),
+    ],
+)
+def test_a_group_that_is_none_is_refused_in_words(parse: Parse, recipe: str, groups: str, message: str) -> None:
+    for attempt in (
+        lambda: parse("--optim.groups", groups),
+        lambda: parse(recipe=recipe.replace("lr: 0.001", f"lr: 0.001\n  groups: {groups}")),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            attempt()
+
+
 def test_an_option_that_a_recipe_names_and_leaves_empty_is_refused(parse: Parse, recipe: str) -> None:
     """Whatever its type, unless nothing is one of its values: then it stands for the default."""
     nullable, refused = [], []

@@ -100,8 +100,9 @@ def test_momentum_is_there_where_it_moves(make_loader):
 
 def test_both_are_written_into_the_run_folder(make_loader, tmp_path):
     loader = make_loader(normalised(pixels()), torch.arange(40), batch_size=10)
-    save_preview([make_phase(loader)], nn.Linear(1, 1), SPEC, folder=RunFolder(tmp_path))
+    schedule = trace_schedule([make_phase(loader)], nn.Linear(1, 1))
+    save_preview(schedule, loader, SPEC, folder=RunFolder(tmp_path))
     samples = RunFolder(tmp_path).read_samples()
     assert samples is not None
     assert len(samples.labels_N) == 10
-    assert RunFolder(tmp_path).read_schedule() == trace_schedule([make_phase(loader)], nn.Linear(1, 1))
+    assert RunFolder(tmp_path).read_schedule() == schedule

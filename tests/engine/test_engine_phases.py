@@ -1,13 +1,16 @@
 """Training whose batch size changes, against a hand-written loop, and after interruptions."""
 
 import copy
+import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from small_fits import KilledError, assert_same_weights, make_module, rows_of
 
+from configs.schema import GroupConfig, OptimConfig
 from engine.averages import Ema
+from engine.build_phases import build_optimizer
 from engine.checkpoint import load_training_state, newest_checkpoint
 from engine.fit import fit
 from engine.opening import trace_schedule
@@ -148,6 +151,39 @@ def test_an_interruption_before_on_and_after_a_boundary_changes_nothing(
     ]
     assert torch.equal(moments[0]["exp_avg_sq"], moments[1]["exp_avg_sq"])
     assert moments[0]["step"] == moments[1]["step"] == 22
+
+
+@pytest.mark.parametrize("interrupt_after", [3, 9, 16, 17, 19, 23, 31])  # micro-batches; odd ones lie within a step
+@pytest.mark.parametrize("checkpoint_every_steps", [0, 3])
+def test_with_every_part_that_has_a_state_an_interruption_changes_nothing(
+    make_job, make_phases, interrupt_after, checkpoint_every_steps
+):
+    """Muon and AdamW as one, EMA, accumulation, batch sizes, plateau and early stopping, all at once."""
+    vectors = GroupConfig(only="vectors", name="adamw", lr=0.01, until_epoch=3.5)
+    optim = OptimConfig(name="muon", lr=0.02, momentum=0.9, weight_decay=0.01, groups=(vectors,))
+
+    def make(name, **options):
+        phases = make_phases(
+            build_optimizer=functools.partial(build_optimizer, optim),
+            lr_factors={3.5: cosine(num_steps=14, final_frac=0.0)},
+            accumulation=2,
+            plateau=Plateau(0.5, patience_epochs=0, threshold_frac=0.5, min_factor=0.0),
+        )
+        average = Ema(0.9, warmup=True, every_steps=2)
+        options |= {"checkpoint_every_steps": checkpoint_every_steps, "early_stop_epochs": 2, "clip_norm": 0.5}
+        return make_job(name, phases=phases, average=average, **options)
+
+    straight, expected = make("straight"), make_module(0.5)
+    wanted = fit(expected, straight)
+    with pytest.raises(KilledError):
+        fit(make_module(0.5), make("stopped", interrupt_after=interrupt_after))
+    module, continued = make_module(0.5), make("stopped")
+    state = fit(module, continued)
+    assert_same_weights(module, expected)
+    assert_same_weights(state.average.module, wanted.average.module)
+    assert rows_of(continued) == rows_of(straight)
+    for name in ("step", "best_step", "plateau", "num_stale_epochs"):
+        assert getattr(state, name) == getattr(wanted, name)
 
 
 def test_a_run_that_stopped_early_at_a_boundary_does_not_train_on(make_job, make_phases):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_fits import KilledError, assert_same_weights, make_module, rows_of, two_phases
 
 from engine import stopping
@@ -78,6 +79,17 @@ def test_a_run_that_sigterm_stopped_goes_on_as_if_it_never_had(make_job, step):
     assert (state.step, state.stopped_by) == (NUM_STEPS, None)
     assert_same_weights(module, expected)
     assert rows_of(continued) == rows_of(straight)
+
+
+@pytest.mark.parametrize("step", [3, 4])  # 4 ends an epoch
+def test_what_is_saved_at_the_end_of_an_epoch_has_the_buffers_of_all_ranks(make_job, monkeypatch, step):
+    """Only one rank's are saved: the others' must be in them, or a run that goes on would score something else."""
+    job, module = make_job(), make_module()
+    module.register_buffer("mean", torch.zeros(1, dtype=torch.float64))
+    monkeypatch.setattr(job.runtime, "average_buffers", lambda trained: trained.mean.fill_(7.0))
+    fit(module, stopping_at(job, [step]))
+    newest, _ = newest_checkpoint(job.folder.checkpoints)
+    assert load_file(newest / "model.safetensors")["mean"].item() == (7.0 if step == 4 else 0.0)
 
 
 def test_a_run_that_is_stopped_after_every_step_is_the_same(make_job, make_loader, data):
