@@ -15,10 +15,11 @@ from configs.schema import AugmentConfig, ScheduleConfig
 from engine.bad_samples import BadSampleLog
 from engine.build import resolve_config, with_card
 from engine.checkpoint import load_weights, read_card, scored_checkpoint
+from engine.errors import clear_errors
 from engine.evaluation import evaluate, summary_line, to_metrics
 from engine.progress import Progress
 from engine.record import RunFolder
-from engine.runtime import clear_errors, start_runtime
+from engine.runtime import start_runtime
 from models.build import build_model
 from pipelines.build import Place, build_data, build_evaluation_loader, check_classes, check_dataset, fingerprint_splits
 

@@ -26,13 +26,14 @@ from engine.build import (
 )
 from engine.build_loss import build_loss
 from engine.build_phases import build_phases
+from engine.errors import clear_errors
 from engine.evaluation import describe_result, evaluate
 from engine.final import score_run
 from engine.fit import fit
 from engine.opening import open_folder, save_preview, trace_schedule
 from engine.progress import Progress
 from engine.record import RunFolder
-from engine.runtime import Runtime, clear_errors, start_runtime
+from engine.runtime import Runtime, start_runtime
 from engine.state import Job
 from models.build import build_model, build_pretrained, check_model, check_sizes
 from models.start import start_from_images

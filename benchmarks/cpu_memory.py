@@ -1,4 +1,4 @@
-"""Training steps on the CPU with and without `engine.runtime.keep_freed_memory`: `python -m benchmarks.cpu_memory`.
+"""Training steps on the CPU with and without `engine.launch.keep_freed_memory`: `python -m benchmarks.cpu_memory`.
 
 Each measurement is a process of its own, for the setting lasts as long as the process; the two take turns.
 """
@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from engine.runtime import keep_freed_memory
+from engine.launch import keep_freed_memory
 from models.simple_cnn import SimpleCNN
 
 _BATCH_SIZE = 256

@@ -36,10 +36,11 @@ from engine.bad_samples import BadSampleLog
 from engine.build import build_settings, resolve_config
 from engine.build_phases import build_phases
 from engine.fit import fit
+from engine.launch import cores_per_rank
 from engine.losses import supervised
 from engine.progress import Progress
 from engine.record import RunFolder
-from engine.runtime import cores_per_rank, start_runtime
+from engine.runtime import start_runtime
 from engine.state import Job
 from models.build import build_model
 from pipelines.batch import Batch

@@ -2,7 +2,7 @@
 
 train.py's loop (loader, metrics every 10 steps, a checkpoint per epoch; no val) and two bare loops take turns, each in
 a process of its own, for 30 s after a warm-up. The bare loops index a float32 tensor that was normalised beforehand,
-step and forget; `bare` leaves the C library's allocator as it is, `bare_kept` has `engine.runtime.keep_freed_memory`
+step and forget; `bare` leaves the C library's allocator as it is, `bare_kept` has `engine.launch.keep_freed_memory`
 too (`--peers bare` leaves that one out: 12 minutes). Every repeat gives the ratios; the result is the median ratio and
 its 96 % interval (the second smallest and the second largest of nine). Nine repeats take the place of the rows in
 benchmarks/results/trainer.csv.
@@ -33,10 +33,11 @@ from engine.bad_samples import BadSampleLog
 from engine.build import build_settings, resolve_config
 from engine.build_phases import build_phases
 from engine.fit import fit
+from engine.launch import keep_freed_memory
 from engine.losses import supervised
 from engine.progress import Progress
 from engine.record import RunFolder, describe_environment
-from engine.runtime import keep_freed_memory, start_runtime
+from engine.runtime import start_runtime
 from engine.state import Job
 from models.build import build_model
 from pipelines.batch import Batch, Loader

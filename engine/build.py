@@ -13,9 +13,10 @@ from configs.schema import Config, InputSpec
 from engine.averages import Ema, Swa
 from engine.batchnorm import has_batch_norm
 from engine.checkpoint import newest_card
+from engine.launch import launcher_settings
 from engine.memory import check_memory
 from engine.record import RunFolder
-from engine.runtime import Runtime, launcher_settings
+from engine.runtime import Runtime
 from engine.state import FitSettings
 from pipelines.batch import Loader
 

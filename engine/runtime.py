@@ -4,17 +4,13 @@ launcher's environment -> launcher_settings, check_launch -> start_runtime -> Ru
 """
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers
 from accelerate.utils import gather_object
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
@@ -32,34 +28,14 @@ from configs.load import config_keys
 from configs.nearest import nearest
 from configs.schema import RunConfig, SpeedConfig
 from engine.compilation import CompileMode, check_compiler, compile_module
+from engine.launch import check_launch, cores_per_rank, keep_freed_memory
+from engine.parallel import mean_in_order_of_ranks, synchronise_norms
 from engine.sharding import BufferSharing, is_sharded, shard_module, without_reduction
-from engine.stopping import control_of
 from engine.watchdog import LostRankError, Watchdog, is_lost_connection
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-_UNSUPPORTED = {
-    "ACCELERATE_USE_DEEPSPEED": "false",
-    "ACCELERATE_USE_FSDP": "false",
-    "ACCELERATE_USE_MEGATRON_LM": "false",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
-    "ACCELERATE_DYNAMO_BACKEND": "no",
-}
-_INSTEAD = {
-    "ACCELERATE_USE_FSDP": "leave it out, and add --speed.shard true, which shares out parameters likewise",
-    "ACCELERATE_DYNAMO_BACKEND": "leave it out, and add --speed.compile default",
-}
-_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.ECONNRESET}  # as on NFS
 _PROJECT = "exactvision"  # what trackers file the runs under
-_SECONDS_FOR_RANK_0 = 3.0
 _Value = TypeVar("_Value")
 _MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
-
-
-class LauncherSettings(NamedTuple):
-    """What `accelerate launch` was told by options of its own; None where it was not."""
-
-    accumulation: int | None
-    precision: str | None
 
 
 class Prepared(NamedTuple):
@@ -163,7 +139,7 @@ class Runtime:
             return Prepared(compiled, self._accelerator.prepare_optimizer(optimizer))
         prepared = Prepared(*self._accelerator.prepare(compiled, optimizer))
         if self.world_size > 2 and self.device.type == "cpu":
-            prepared.module.register_comm_hook(None, _mean_in_order_of_ranks)  # type: ignore[operator]  # it is DDP's
+            prepared.module.register_comm_hook(None, mean_in_order_of_ranks)  # type: ignore[operator]  # it is DDP's
         return prepared
 
     def seed(self, number: int) -> None:
@@ -336,59 +312,6 @@ class Runtime:
         self._accelerator.end_training()
 
 
-def launcher_settings(environ: Mapping[str, str]) -> LauncherSettings:
-    """What `accelerate launch` was told about accumulation and precision.
-
-    Raises:
-        ValueError: It was told something that this program does not do.
-    """
-    steps = environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    mixed = environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    for name, value in _UNSUPPORTED.items():
-        if environ.get(name, value).lower() not in (value, "0", ""):
-            instead = _INSTEAD.get(name, "leave it out")
-            raise ValueError(
-                f"accelerate launch was told {name}={environ[name]}, which train.py does not do; {instead}."
-            )
-    if mixed not in _MIXED.values():
-        raise ValueError(f"accelerate launch was told mixed precision {mixed}; use no, bf16 or fp16.")
-    if not steps.isdecimal() or int(steps) < 1:
-        raise ValueError(f"accelerate launch was told to accumulate {steps} steps; give a whole number from 1 on.")
-    accumulation = int(steps)
-    return LauncherSettings(
-        accumulation=accumulation if accumulation > 1 else None, precision=mixed if mixed != "no" else None
-    )
-
-
-def check_launch(environ: Mapping[str, str], *, world_size: int | None) -> None:
-    """Checks that the processes that were asked for are the processes that there are.
-
-    `accelerate launch --cpu --num_processes 2` starts the script alone, with world size 1 and no word (accelerate
-    1.15): it sets MASTER_ADDR, but neither RANK nor WORLD_SIZE.
-
-    Args:
-        environ: The environment of this process.
-        world_size: What run.world_size asks for, or None.
-
-    Raises:
-        ValueError: They are not; the message says what to type.
-    """
-    present = int(environ.get("WORLD_SIZE", "1"))
-    by_accelerate = "ACCELERATE_MIXED_PRECISION" in environ
-    by_slurm = int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    alone = "WORLD_SIZE" not in environ and ((by_accelerate and "MASTER_ADDR" in environ) or by_slurm)
-    if not alone and world_size in (None, present):
-        return
-    asked = world_size or environ.get("SLURM_STEP_NUM_TASKS", "N")
-    found = "this process was started alone" if alone else f"run.world_size={world_size}, but there are {present}"
-    raise ValueError(
-        f"several processes were asked for, but {found}: each would train by itself. Type\n"
-        f"  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked} train.py ...   (on CPU)\n"
-        f"  accelerate launch --multi_gpu --num_processes {asked} train.py ...   (on GPUs)\n"
-        f"  torchrun --nproc-per-node {asked} -- train.py ...   (either)"
-    )
-
-
 def start_runtime(
     precision: str | None, run: RunConfig, *, speed: SpeedConfig | None = None, sync_bn: bool = False
 ) -> Runtime:
@@ -479,112 +402,3 @@ def _digest(flat: Mapping[str, Any]) -> str:
     free = {*config_keys()} - {*config_keys(may_change=False)}
     determined = {key: value for key, value in flat.items() if key not in free}
     return hashlib.sha256(json.dumps(determined, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def cores_per_rank(local_world_size: int) -> int:
-    """CPU cores that this process may use (affinity, Slurm, taskset), shared among the processes on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // local_world_size)
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep large blocks that are freed instead of returning them to the system each time.
-
-    A training step on the CPU frees and takes the same hundreds of MiB again, and the system clears every page anew:
-    1,611 -> 2,479 images/s for simple_cnn at 32 px, batch 256, median of 5, for 5 % more memory (2 cores
-    of an AMD EPYC, torch 2.14.1, 2026-11-20; `python -m benchmarks.cpu_memory`).
-    Elsewhere than on glibc this does nothing.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _mean_in_order_of_ranks(
-    _: None,
-    bucket: distributed.GradBucket,  # type: ignore[name-defined]  # it is there
-) -> torch.futures.Future[Tensor]:
-    """Gradients averaged over ranks, added up in the order of the ranks: the same bits wherever they lie in a bucket.
-
-    An all-reduce among more than two adds in an order that depends on the place in the bucket, and DDP places gradients
-    anew after the first step of each start: a run continued on four processes would differ in the last bit.
-    """
-    own = bucket.buffer()
-    own /= distributed.get_world_size()
-    parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, own)
-    own.copy_(sum(parts[1:], start=parts[0]))
-    future: torch.futures.Future[Tensor] = torch.futures.Future()
-    future.set_result(own)
-    return future
-
-
-def synchronise_norms(module: nn.Module) -> None:
-    """Has BatchNorm take its statistics over the batches of all ranks, in place; parameters and names stay.
-
-    By timm's conversion: torch's own turns timm's BatchNormAct2d into a layer without its activation.
-    """
-    from timm.layers.norm_act import convert_sync_batchnorm  # takes a second
-
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
-                synchronised = convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
-                for hooks in ("_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called"):
-                    getattr(synchronised, hooks).update(getattr(child, hooks))  # those of gradient checkpointing
-                parent.add_module(name, synchronised)
-
-
-@contextlib.contextmanager
-def clear_errors(words: Sequence[str] = ()) -> Iterator[None]:
-    """Ends the program on an error a user can cause with its message alone; TRACEBACK=1 shows where it came from.
-
-    Most errors meet every rank, and then rank 0 speaks for all: the others wait before they speak, and the launcher
-    ends them in that time. An error of one rank alone, such as a broken image in its share, is thus told too.
-
-    Args:
-        words: The command line. Where it names a `--run.control` folder, the error is written there, too, unless it is
-            one that need not come again.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the newest checkpoint, if there is one", file=sys.stderr)
-        raise SystemExit(130) from None
-    except SystemExit as ending:
-        if ending.code not in (None, 0):  # the parser has said why
-            _note_failure("the command line is wrong", words)
-        raise
-    except (ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, LostRankError) as error:
-        if not _may_pass(error):
-            _note_failure(str(error), words)
-        if os.environ.get("TRACEBACK"):
-            raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        rank = int(os.environ.get("RANK", "0"))
-        if rank > 0:
-            time.sleep(_SECONDS_FOR_RANK_0)
-        speaker = f"error on rank {rank}" if rank > 0 else "error"
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            speaker += ", out of memory (lower train.global_batch_size or input.size_px, or raise train.accumulation)"
-        hint = f"({Path(place.filename).name}:{place.lineno}; TRACEBACK=1 shows more)"
-        print(f"{speaker}: {error}\n{hint}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
-
-
-def _may_pass(error: BaseException | None) -> bool:
-    """Whether the same command may well go through: a process was lost, or a file system was away for a while."""
-    while error is not None:
-        if isinstance(error, LostRankError) or (isinstance(error, OSError) and error.errno in _PASSING):
-            return True
-        error = error.__cause__
-    return False
-
-
-def _note_failure(text: str, words: Sequence[str]) -> None:
-    control = control_of(words)
-    if control is not None:
-        with contextlib.suppress(OSError):  # what is wrong is said on the screen all the same
-            control.say("failed", text)
