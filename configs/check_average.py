@@ -24,6 +24,16 @@ def check_average(config: Config) -> None:
             f"train.epochs={train.epochs} is {train.epochs - 1} (they count from 0); use "
             f"{train.epochs * 3 // 4}."
         )
+    if average.swa_start_epoch is not None and train.early_stop_epochs is not None:
+        raise ValueError(
+            f"train.early_stop_epochs={train.early_stop_epochs} might end the run before average.swa_start_epoch="
+            f"{average.swa_start_epoch}, and it would have no average; drop one of them."
+        )
+    if average.swa_lr_frac is not None and config.schedule.name == "plateau":
+        raise ValueError(
+            f"average.swa_lr_frac={average.swa_lr_frac:g} is a fraction of optim.lr, which schedule.name=plateau lowers "
+            "by what it sees; drop it, or use another schedule."
+        )
     if train.bn_images == 1:
         raise ValueError("train.bn_images=1: one image has no variance; use 2 or more, for example 10000.")
     if train.bn_images and train.early_stop_epochs is not None:

@@ -151,9 +151,18 @@ def _build_decay(schedule: ScheduleConfig, *, num_steps: int, steps_per_epoch: i
 
 
 def build_group_schedules(config: Config, *, steps_per_epoch: int) -> dict[float, LrFactor]:
-    """The schedules of groups that end before training does, by their `until_epoch`."""
+    """The schedules of groups that end before training does, by their `until_epoch`.
+
+    Raises:
+        ValueError: One ends before its first step.
+    """
     whole, num_steps = build_schedule(config, steps_per_epoch=steps_per_epoch), config.train.epochs * steps_per_epoch
     ends = {group.until_epoch for group in config.optim.groups if group.until_epoch is not None}
+    if ends and round(min(ends) * steps_per_epoch) == 0:
+        raise ValueError(
+            f"optim.groups has until_epoch={min(ends):g}, which is no step of an epoch of {steps_per_epoch}; use "
+            f"{1 / steps_per_epoch:.3g} or more."
+        )
     return {end: squeezed(whole, num_steps=num_steps, into_steps=round(end * steps_per_epoch)) for end in ends}
 
 

@@ -30,6 +30,15 @@ REFUSED = {
     "average.swa_start_epoch=4 leaves no epoch to average, for the last one of train.epochs=4 is 3": {
         "average__swa_start_epoch": 4
     },
+    "train.early_stop_epochs=2 might end the run before average.swa_start_epoch=3": {
+        "average__swa_start_epoch": 3,
+        "train__early_stop_epochs": 2,
+    },
+    "average.swa_lr_frac=0.1 is a fraction of optim.lr, which schedule.name=plateau lowers": {
+        "average__swa_start_epoch": 3,
+        "average__swa_lr_frac": 0.1,
+        "schedule__name": "plateau",
+    },
     "train.bn_images=1: one image has no variance": {"train__bn_images": 1},
     "train.bn_images=50 measures BatchNorm's statistics in the last epoch, and with train.early_stop_epochs=3": {
         "train__bn_images": 50,

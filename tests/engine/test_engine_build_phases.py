@@ -192,3 +192,9 @@ def test_batch_sizes_over_time_are_phases(make_loader, data, runtime):
     plain = replace_section(config, "train", batch_sizes=())
     (whole,) = build_phases(plain, make_loader(*data, batch_size=8))
     assert (whole.epochs, whole.keeps_optimizer, micro_batch_size(plain, runtime)) == (5, False, 4)
+
+
+def test_a_group_that_ends_before_its_first_step_is_refused():
+    config = replace_section(CONFIG, "optim", groups=(GroupConfig(until_epoch=0.04),))
+    with pytest.raises(ValueError, match=r"until_epoch=0\.04, which is no step of an epoch of 10; use 0\.1 or more"):
+        build_group_schedules(config, steps_per_epoch=10)
