@@ -31,8 +31,8 @@ def check_average(config: Config) -> None:
         )
     if average.swa_lr_frac is not None and config.schedule.name == "plateau":
         raise ValueError(
-            f"average.swa_lr_frac={average.swa_lr_frac:g} is a fraction of optim.lr, which schedule.name=plateau lowers "
-            "by what it sees; drop it, or use another schedule."
+            f"average.swa_lr_frac={average.swa_lr_frac:g} is a fraction of optim.lr, which schedule.name=plateau "
+            "lowers by what it sees; drop it, or use another schedule."
         )
     if train.bn_images == 1:
         raise ValueError("train.bn_images=1: one image has no variance; use 2 or more, for example 10000.")
