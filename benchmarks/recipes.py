@@ -162,11 +162,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="where the run folders lie")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows go")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other; the cores are shared among them")
+    parser.add_argument("--only", help="what the recipe of a run and what is changed in it must contain", default="")
+    parser.add_argument("--seed", type=int, help="the seed of the only runs", default=None)
     options = parser.parse_args()
-    cells = STUDIES[options.study]
+    cells = chosen_cells(options.study, only=options.only, seed=options.seed)
     if options.data is None and any("cifar10" in cell.recipe for cell in cells):
         parser.error("this study needs --data DIR, CIFAR-10 as train/<class>/ and test/<class>/")
-    missing = missing_cells(options.study, results=options.results)
+    missing = [cell for cell in missing_cells(options.study, results=options.results) if cell in cells]
     print(
         f"{options.study}: {len(cells)} runs, {len(cells) - len(missing)} have a row, {len(missing)} to do", flush=True
     )
@@ -187,6 +189,11 @@ def main() -> None:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(work, missing))
+
+
+def chosen_cells(study: str, *, only: str, seed: int | None) -> list[Cell]:
+    """The runs of a study that contain a text, and have a seed if there is one."""
+    return [cell for cell in STUDIES[study] if only in f"{cell.recipe} {cell.overrides}" and seed in (None, cell.seed)]
 
 
 def missing_cells(study: str, *, results: Path) -> list[Cell]:

@@ -17,6 +17,7 @@ from benchmarks.recipes import (
     Cell,
     Shares,
     append_rows,
+    chosen_cells,
     missing_cells,
     note_start,
     read_csv,
@@ -148,3 +149,11 @@ def test_what_ran_on_a_cpu_is_named_by_the_cpu(finished: Path) -> None:
     (finished / "environment.json").write_text(json.dumps(environment))
     row, _ = read_rows("digits", CELL, finished, shares=Shares("2", "1 run", "0123abcd"))
     assert " cores" in row["machine"]
+
+
+def test_runs_are_chosen_by_what_they_contain_and_by_their_seed() -> None:
+    assert chosen_cells("levers", only="", seed=None) == STUDIES["levers"]
+    assert chosen_cells("levers", only="speedrun94.yaml --model.args", seed=1) == [
+        cell for cell in STUDIES["levers"] if "speedrun94" in cell.recipe and cell.overrides and cell.seed == 1
+    ]
+    assert len(chosen_cells("levers", only="speedrun94.yaml", seed=2)) == 3
