@@ -151,7 +151,7 @@ def wait_for_a_part(work: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_ctrl_c_and_a_kill_and_the_same_command_goes_on(root: Path, tmp_path: Path) -> None:
-    write_many(root, 1600)  # enough to be at it still, however late this process comes to look
+    write_many(root, 400)
     dest, work = tmp_path / "d", tmp_path / "d.packing"
     process = start(root, dest)
     wait_for_a_part(work, process)
