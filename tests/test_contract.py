@@ -74,15 +74,15 @@ def test_the_contract_sees_every_recipe():
 
 
 def shrink(recipe, *, root):
-    """The recipe on a few images: 2 epochs, all times in proportion, batches of 20, learning rates too; photographs of
-    a quarter of their height and width.
+    """The recipe on a few images: 2 epochs, all times in proportion, though no shorter than a step; batches of 20,
+    learning rates too; photographs of a quarter of their height and width.
     """
     small, times = copy.deepcopy(recipe), 2 / recipe["train"]["epochs"]
     small["train"]["epochs"] = 2
     small["run"] = small.get("run", {}) | {"num_threads": 1}
     for section in (small.get("schedule", {}), small.get("augment", {}), *small["optim"].get("groups", [])):
         timed = ("warmup_epochs", "cooldown_epochs", "cycle_epochs", "mix_until_epoch", "until_epoch")
-        section |= {key: round(section[key] * times, 4) for key in timed if key in section}
+        section |= {key: max(round(section[key] * times, 4), 20 / 60) for key in timed if section.get(key)}
     if recipe["data"]["dataset"] == "folder":
         small["data"] |= {"root": str(root), "val_frac": 0.25}
         small["train"]["global_batch_size"] = 20
