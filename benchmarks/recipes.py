@@ -9,6 +9,7 @@ middle included. DIR holds CIFAR-10 as train/<class>/ and test/<class>/.
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 ALONE = "1 run"  # what the column `beside` says of runs that went one at a time from their beginning to their end
+_LONGEST_NAME = 150  # characters; file systems take 255 bytes in all
 RUNS_FIELDS = (
     "study", "recipe", "overrides", "seed", "epochs", "test_top1_frac", "val_top1_frac", "last_train_top1_frac",
     "minutes", "images_per_s", "threads", "beside", "machine", "python", "torch", "date", "commit",
@@ -176,9 +178,7 @@ def main() -> None:
     beside = ALONE if options.jobs == 1 else f"{options.jobs} runs at a time"
 
     def work(cell: Cell) -> None:
-        folder = options.runs / "-".join(
-            [options.study, Path(cell.recipe).stem, *cell.overrides.replace("/", "_").split(), str(cell.seed)]
-        )
+        folder = options.runs / folder_name(options.study, cell)
         shares = note_start(folder, threads=threads, beside=beside, commit=code_commit())
         run_cell(cell, folder, data=options.data, threads=threads)
         row, epochs = read_rows(options.study, cell, folder, shares=shares)
@@ -189,6 +189,15 @@ def main() -> None:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(work, missing))
+
+
+def folder_name(study: str, cell: Cell) -> str:
+    """What the folder of a run is called; what is changed in the recipe is cut short, with a hash, where it is long."""
+    words = cell.overrides.replace("/", "_").split()
+    changes = "-".join(words)
+    if len(changes) > _LONGEST_NAME:
+        words = [changes[:_LONGEST_NAME], hashlib.sha256(changes.encode()).hexdigest()[:8]]
+    return "-".join([study, Path(cell.recipe).stem, *words, str(cell.seed)])
 
 
 def chosen_cells(study: str, *, only: str, seed: int | None) -> list[Cell]:

@@ -18,6 +18,7 @@ from benchmarks.recipes import (
     Shares,
     append_rows,
     chosen_cells,
+    folder_name,
     missing_cells,
     note_start,
     read_csv,
@@ -60,6 +61,16 @@ def test_every_recipe_that_a_study_names_exists_and_no_run_stands_twice_in_it() 
         for path in (ROOT / "configs").rglob("*.yaml")
         if "\n# It needs a GPU" not in path.read_text() and "\n# It needs GPUs" not in path.read_text()
     }
+
+
+def test_every_run_has_a_folder_of_its_own_whose_name_a_file_system_takes() -> None:
+    for study, cells in STUDIES.items():
+        names = {folder_name(study, cell) for cell in cells}
+        assert len(names) == len(cells), study
+        assert max(map(len, names)) < 200, study
+    assert (
+        folder_name("levers", Cell(f"configs/{BEST[0]}.yaml", BEST[1], 0)) == "levers-speedrun94-0"
+    )  # the teacher that distill names
 
 
 def test_the_rows_of_a_run_are_its_figures(finished: Path) -> None:
