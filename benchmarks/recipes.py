@@ -106,7 +106,6 @@ _TAUGHT = f"{_PLAIN} --distill.teachers [%RUNS%/levers-speedrun94-0]"
 DISTILLED = {
     "plain": _PLAIN,
     "taught by the best recipe": _TAUGHT,
-    "taught, and without labels": f"{_TAUGHT} --distill.weight 1",
 }
 
 STUDIES: dict[str, list[Cell]] = {
