@@ -174,6 +174,7 @@ def main() -> None:
     print(
         f"{options.study}: {len(cells)} runs, {len(cells) - len(missing)} have a row, {len(missing)} to do", flush=True
     )
+    options.results.mkdir(parents=True, exist_ok=True)  # now, not when the first run is over
     lock, threads = Lock(), max(1, (os.cpu_count() or 1) // options.jobs)
     beside = ALONE if options.jobs == 1 else f"{options.jobs} runs at a time"
 
