@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -81,6 +82,22 @@ def test_the_rows_of_a_run_are_its_figures(finished: Path) -> None:
     assert (row["minutes"], row["commit"], row["torch"]) == (1.5, "0123abcd", "2.14")
     assert row["machine"] == "NVIDIA H200"
     assert [(one["epoch"], one["train_loss"], one["val_top1_frac"]) for one in epochs] == [(1, 1.5, 0.4), (2, 1.0, 0.5)]
+
+
+def test_the_rows_of_a_study_go_into_a_folder_that_was_not_there(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(cell: Cell, folder: Path, **_: object) -> None:
+        shutil.copytree(finished, folder)
+
+    monkeypatch.setattr(recipes, "run_cell", run)
+    monkeypatch.setattr(recipes, "code_commit", lambda: "0123abcd")
+    results = tmp_path / "not" / "there"
+    words = ["recipes", "digits", "--runs", str(tmp_path / "runs"), "--results", str(results), "--seed", "3"]
+    monkeypatch.setattr("sys.argv", words)
+    recipes.main()
+    assert [row["seed"] for row in read_csv(results / "recipes.csv")] == ["3"]
+    assert [row["epoch"] for row in read_csv(results / "recipe_epochs.csv")] == ["1", "2"]
 
 
 def test_only_runs_without_a_row_are_missing(finished: Path, tmp_path: Path) -> None:
