@@ -100,7 +100,7 @@ LEVERS = {
     "--optim.weight_decay 0.05",
     "LAMB": f"{_SHORT} --optim.name lamb --optim.lr 0.02 --optim.momentum 0 --optim.nesterov false",
 }
-# The plain network, taught by the best recipe's first run as well; in bf16, for that teacher takes 36 minutes in fp32.
+# The plain network, taught by the best recipe's first run as well; in bf16, for that teacher is wide.
 _PLAIN = "--train.precision bf16"
 _TAUGHT = f"{_PLAIN} --distill.teachers [%RUNS%/levers-speedrun94-0]"
 DISTILLED = {
