@@ -6,6 +6,7 @@
 #   make kills   the test that kills a run, with fifty kills instead of ten (ten minutes)
 #   make recipes STUDY=course DATA=DIR   measures recipes (hours; it goes on where it was stopped); make tables   shows them
 #   make levers DATA=DIR   measures every lever of a recipe on CIFAR-10 (hours; it goes on where it was stopped)
+#   make transfer DATA=DIR   measures each way of fine-tuning on three classes of CIFAR-10 (hours; it goes on likewise)
 #   make gpu DATA=DIR AIRBENCH=CLONE   measures speedruns beside airbench's own, training steps, and ResNet-18, on a GPU
 #   make study DATA=DIR   times ways of loading a folder of photographs, for docs/loader_study.md (minutes)
 #   make operations DATA=DIR   measures on a folder of photographs how near executors are to torchvision (minutes)
@@ -17,7 +18,7 @@ DATA ?=
 AIRBENCH ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint kills recipes levers gpu operations loaders study tables
+.PHONY: setup train test lint kills recipes levers transfer gpu operations loaders study tables
 
 setup: .venv/installed
 
@@ -48,6 +49,12 @@ recipes: setup
 
 levers: setup
 	for study in levers single_levers distill; do \
+		$(BIN)/python -m benchmarks.recipes $$study --data $(DATA) $(ARGS) || exit; \
+	done
+	$(BIN)/python -m benchmarks.publish
+
+transfer: setup
+	for study in transfer_source transfer_rates transfer; do \
 		$(BIN)/python -m benchmarks.recipes $$study --data $(DATA) $(ARGS) || exit; \
 	done
 	$(BIN)/python -m benchmarks.publish

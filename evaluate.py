@@ -21,6 +21,8 @@ from engine.progress import Progress
 from engine.record import RunFolder
 from engine.runtime import start_runtime
 from models.build import build_model
+from models.knn import with_knn
+from models.surgery import find_head
 from pipelines.build import Place, build_data, build_evaluation_loader, check_classes, check_dataset, fingerprint_splits
 
 _READ = ("data.", "evaluation.", "loader.", "run.num_threads", "train.precision")
@@ -55,7 +57,7 @@ def main() -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="run folder of train.py")
+    parser.add_argument("--run", required=True, metavar="DIR", help="run folder of train.py or finetune.py")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="what to score")
     parser.add_argument(
         "--weights",
@@ -85,7 +87,10 @@ def main() -> None:
         place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
         loader = build_evaluation_loader(config, data, options.split, place=place, show_progress=runtime.is_main)
         num_classes = len(data.train.class_names)
-        module = runtime.place(build_model(config.model, num_classes=num_classes, spec=data.spec, seed=0))
+        module = build_model(config.model, num_classes=num_classes, spec=data.spec, seed=0)
+        if "knn" in card:  # in place of the last layer: finetune.py --strategy.classifier knn
+            module = with_knn(module, find_head(module, num_classes=num_classes), **card["knn"])
+        module = runtime.place(module)
         load_weights(module, checkpoint, weights=options.weights)
         progress = Progress(num_epochs=0, is_main=runtime.is_main)
         bad_log = BadSampleLog(None, runtime=runtime, progress=progress)

@@ -1,8 +1,8 @@
 """Measured rows into what people read: `python -m benchmarks.publish` (or `make tables`).
 
 benchmarks/results/recipes.csv       -> docs/recipes.md, the figure in each recipe's header, and the blocks of README.md
-benchmarks/results/recipe_epochs.csv    docs/course.md and docs/levers.md between <!-- NAME: made by `make tables` -->
-                                        and <!-- end -->
+benchmarks/results/recipe_epochs.csv    docs/course.md, docs/levers.md and docs/transfer.md between
+                                        <!-- NAME: made by `make tables` --> and <!-- end -->
                                      -> docs/figures/*.png
 benchmarks/results/operations.csv    -> docs/operations.md
 benchmarks/results/loader_*.csv      -> the blocks of docs/loader.md and docs/augmentation.md, docs/figures/loader.png
@@ -38,9 +38,11 @@ from benchmarks.publish_loader import (
     memory_table,
     threads_table,
 )
+from benchmarks.publish_transfer import draw_transfer, rates_table, transfer_picture, transfer_table
 from benchmarks.recipes import ALONE, AUGMENTATIONS, DISTILLED, LEVER_PATH, LEVERS, RESULTS, ROOT, read_csv
+from benchmarks.verdicts import differences, spread
 from configs.operations_table import step_table
-from report.intervals import holm, welch
+from report.intervals import welch
 
 _BLOCK = re.compile(r"(<!-- (\w+): made by `make tables` -->\n).*?(<!-- end -->\n)", flags=re.DOTALL)
 _LENGTHS = (5, 10, 15, 20, 25, 30)  # epochs at which the study of lengths is read
@@ -75,7 +77,13 @@ PUBLISHED = {
     "configs/imagenet/rn50_a3.yaml": "78.1 % (ResNet strikes back, A3)",
     "configs/imagenet/rn50_v2.yaml": "80.858 % (torchvision, IMAGENET1K_V2)",
 }
-_DATA = {"digits": "handwritten digits", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}  # by the folder in configs/
+_DATA = {  # by the folder in configs/, or by the recipe where those of a folder differ
+    "digits": "handwritten digits",
+    "cifar10": "CIFAR-10",
+    "imagenet": "ImageNet",
+    "finetune": "your own images",
+    "finetune/cifar10_three.yaml": "three classes of CIFAR-10",
+}
 
 
 class Comparison(NamedTuple):
@@ -205,7 +213,7 @@ def main() -> None:
 def texts() -> dict[Path, str]:
     """Every text that holds measured figures, or the table of a recipe's operations, as it should be."""
     groups = load_groups()
-    epochs = read_csv(RESULTS / "recipe_epochs.csv")
+    runs, epochs = (read_csv(RESULTS / f"{name}.csv") for name in ("recipes", "recipe_epochs"))
     blocks: dict[str, Callable[[], str]] = {
         "recipes": lambda: readme_table(groups),
         "course": lambda: course_block(groups, COMPARISONS["course"]),
@@ -215,6 +223,9 @@ def texts() -> dict[Path, str]:
         **{name: functools.partial(course_block, groups, COMPARISONS[name]) for name in _LEVER_STUDIES},
         "cosine": lambda: course_block(groups, COMPARISONS["cosine"]),
         "length": lambda: length_block(epochs),
+        "transfer": lambda: transfer_table(runs),
+        "transfer_rates": lambda: rates_table(runs),
+        "transfer_picture": lambda: transfer_picture(runs),
         "operations": step_table,
         "loader_picture": lambda: loader_picture(load_loaders()),
         **{f"loader_{job}": functools.partial(loader_table, rows) for job, rows in load_loaders().items()},
@@ -228,7 +239,7 @@ def texts() -> dict[Path, str]:
         ROOT / "docs" / "recipes.md": recipes_page(groups),
         ROOT / "docs" / "operations.md": operations_page(read_csv(RESULTS / "operations.csv")),
     }
-    pages = ("course", "augmentation", "levers", "loader", "loader_study")
+    pages = ("course", "augmentation", "levers", "loader", "loader_study", "transfer")
     for path in (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in pages)):
         written[path] = _BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], path.read_text())
     measured = {group.recipe: group for group in groups if not group.overrides}
@@ -244,11 +255,17 @@ def all_recipes() -> list[str]:
 
 
 def with_figure(recipe: str, *, header: str) -> str:
-    """The text of a recipe with the line `header` behind its command, in place of the figure that was there."""
+    """The text of a recipe with the line `header` behind its command, in place of the figure that was there.
+
+    A recipe that is not measured and says why, `# Not measured: ...`, stays as it is.
+    """
     lines = recipe.splitlines(keepends=True)
-    place = next(number for number, line in enumerate(lines) if line.startswith("# accelerate launch"))
+    place = next(number for number, line in enumerate(lines) if re.match("# +accelerate launch ", line))
     end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-    others = [line for line in lines[place + 1 : end] if " on test (" not in line and line != f"{_NOT_MEASURED}\n"]
+    if header == _NOT_MEASURED and any(line.startswith("# Not measured: ") for line in lines[:end]):
+        return recipe
+    kept = (line for line in lines[place + 1 : end] if " on test (" not in line)
+    others = [line for line in kept if not line.startswith("# Not measured")]
     return "".join([*lines[: place + 1], header + "\n", *others, *lines[end:]])
 
 
@@ -257,7 +274,7 @@ def load_groups() -> list[Group]:
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
     alone: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in read_csv(RESULTS / "recipes.csv"):
-        if row["beside"] == ALONE:
+        if row["beside"] == ALONE and row["minutes"]:
             alone[row["recipe"], row["overrides"]].append(row)
         if row["study"] != "timing":
             groups[row["recipe"], row["overrides"], row["study"]].append(row)
@@ -299,7 +316,7 @@ def course_block(groups: list[Group], comparison: Comparison) -> str:
         lines.append(f"| {name} | {group.top1} ({group.runs}) | {val} | {train} |")
     values = {name: [100 * float(row["test_top1_frac"]) for row in group.rows] for name, group in ordered.items()}
     pairs = [(name, comparison.against.get(name, before)) for before, name in itertools.pairwise(ordered)]
-    lines += ["", *_differences([pair for pair in pairs if pair[1] in ordered], values)]
+    lines += ["", *differences([pair for pair in pairs if pair[1] in ordered], values)]
     return "\n".join(lines) + "\n" if ordered else "Not measured yet.\n"
 
 
@@ -367,28 +384,8 @@ def length_block(rows: _Rows) -> str:
             continue
         test = welch(pair[1], pair[0])
         gain = f"{test.value:+.2f} ({test.interval.low:+.2f} to {test.interval.high:+.2f})" if test else "no spread"
-        lines.append(f"| {length} | {_spread(pair[0])} | {_spread(pair[1])} | {gain} |")
+        lines.append(f"| {length} | {spread(pair[0])} | {spread(pair[1])} | {gain} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
-
-
-def _differences(pairs: list[tuple[str, str]], values: dict[str, list[float]]) -> list[str]:
-    """A sentence on each pair; p values are corrected for there being several (Holm)."""
-    tests = [welch(values[after], values[before]) for after, before in pairs]
-    corrected = iter(holm([test.p_value for test in tests if test is not None]))
-    lines = []
-    for (after, before), test in zip(pairs, tests, strict=True):
-        if test is not None:
-            p_value = next(corrected)
-            verdict = ("better" if test.value > 0 else "worse") if p_value < 0.05 else "undecided"
-            lines.append(
-                f"- {after}, against {before}: **{verdict}**, {test.value:+.2f} points (95 % interval "
-                f"{test.interval.low:+.2f} to {test.interval.high:+.2f}, p = {p_value:.2g})"
-            )
-    return lines
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} % ({len(values)} seeds)"
 
 
 def recipes_page(groups: list[Group]) -> str:
@@ -396,7 +393,8 @@ def recipes_page(groups: list[Group]) -> str:
     lines = [
         "# Recipes and what they gave",
         "",
-        "A recipe is one file in `configs/`, and a command trains it (digits need no `--data.root`), such as",
+        "A recipe is one file in `configs/`, and a command trains it (digits need no `--data.root`; those in",
+        "`configs/finetune/` are `finetune.py`'s), such as",
         "",
         "    accelerate launch train.py --config configs/cifar10/resnet18.yaml --data.root DIR",
         "",
@@ -442,9 +440,8 @@ def _recipe_lines(groups: list[Group]) -> list[str]:
         group = measured.get(recipe)
         ours = f"{group.top1} ({group.runs})" if group else "not measured yet"
         name = recipe.removeprefix("configs/")
-        lines.append(
-            f"| `{name}` | {_DATA[name.partition('/')[0]]} | {epochs} | {PUBLISHED.get(recipe, '')} | {ours} |"
-        )
+        data = _DATA.get(name) or _DATA[name.partition("/")[0]]
+        lines.append(f"| `{name}` | {data} | {epochs} | {PUBLISHED.get(recipe, '')} | {ours} |")
     return lines
 
 
@@ -512,6 +509,7 @@ def draw_figures(folder: Path) -> None:
         if comparison.alt and comparison.rows_of(rows):
             _draw(comparison.rows_of(rows), comparison.arms, folder / f"{name}.png")
     draw_loaders(load_loaders(), folder / "loader.png")
+    draw_transfer(read_csv(RESULTS / "recipes.csv"), folder / "transfer.png")
 
 
 def _draw(rows: _Rows, arms: dict[_Arm, str], path: Path) -> None:
@@ -543,7 +541,8 @@ def _draw_group(rows: _Rows, axes: Axes, key: str, *, name: str, color: str) -> 
 
 
 def _mean(group: Group, key: str) -> str:
-    return f"{statistics.mean(100 * float(row[key]) for row in group.rows):.2f} %"
+    values = [100 * float(row[key]) for row in group.rows if row[key]]
+    return f"{statistics.mean(values):.2f} %" if values else ""
 
 
 if __name__ == "__main__":

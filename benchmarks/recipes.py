@@ -2,14 +2,13 @@
 
 python -m benchmarks.recipes course --data DIR     (or `make recipes STUDY=course DATA=DIR`)
 
-study -> cells (recipe, overrides, seed) -> those without a row -> train.py each -> benchmarks/results/recipes.csv (a
-row per run) and recipe_epochs.csv (a row per epoch). Stop it at any time: the same command goes on, runs in their
-middle included. DIR holds CIFAR-10 as train/<class>/ and test/<class>/.
+study -> cells (recipe, overrides, seed) -> those without a row -> train.py or finetune.py each ->
+benchmarks/results/recipes.csv (a row per run) and recipe_epochs.csv (a row per epoch). Stop it at any time: the same
+command goes on, runs in their middle included. DIR holds CIFAR-10 as train/<class>/ and test/<class>/.
 """
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import subprocess
@@ -23,10 +22,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from benchmarks.cells import Cell, run_name
+from benchmarks.transfer_data import link_folders
+from benchmarks.transfer_study import SOURCE, STUDY, TRIAL_STUDY
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 ALONE = "1 run"  # what the column `beside` says of runs that went one at a time from their beginning to their end
-_LONGEST_NAME = 150  # characters; file systems take 255 bytes in all
 RUNS_FIELDS = (
     "study", "recipe", "overrides", "seed", "epochs", "test_top1_frac", "val_top1_frac", "last_train_top1_frac",
     "minutes", "images_per_s", "threads", "beside", "machine", "python", "torch", "date", "commit",
@@ -34,14 +36,6 @@ RUNS_FIELDS = (
 EPOCH_FIELDS = (
     "study", "recipe", "overrides", "seed", "epoch", "train_loss", "train_top1_frac", "val_loss", "val_top1_frac",
 )  # fmt: skip
-
-
-class Cell(NamedTuple):
-    """One run: a recipe, what is changed in it, and the seed."""
-
-    recipe: str
-    overrides: str
-    seed: int
 
 
 def _cells(recipe: str, *, seeds: int, overrides: str = "") -> list[Cell]:
@@ -100,7 +94,7 @@ LEVERS = {
     "--optim.weight_decay 0.05",
     "LAMB": f"{_SHORT} --optim.name lamb --optim.lr 0.02 --optim.momentum 0 --optim.nesterov false",
 }
-# The plain network, taught by the best recipe's first run as well; in bf16, for that teacher is wide.
+# The plain network, taught by the best recipe's first run as well; in bf16, for that teacher takes 36 minutes in fp32.
 _PLAIN = "--train.precision bf16"
 _TAUGHT = f"{_PLAIN} --distill.teachers [%RUNS%/levers-speedrun94-0]"
 DISTILLED = {
@@ -147,6 +141,9 @@ STUDIES: dict[str, list[Cell]] = {
         for seed in range(3)
         for overrides in DISTILLED.values()
     ],
+    "transfer_source": [SOURCE],
+    "transfer_rates": TRIAL_STUDY,
+    "transfer": STUDY,
 }
 STUDIES["gpu"] = [Cell("configs/cifar10/resnet18.yaml", "--train.epochs 60", seed) for seed in range(3)]
 # Minutes count only of runs that went one at a time, with nothing else on the machine. Small networks are best run two
@@ -162,6 +159,7 @@ def main() -> None:
     parser.add_argument("study", choices=sorted(STUDIES))
     parser.add_argument("--data", help="CIFAR-10 as an image folder", default=None)
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), help="where the run folders lie")
+    parser.add_argument("--work", type=Path, default=Path("runs/work"), help="where data that studies make of DIR lies")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows go")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other; the cores are shared among them")
     parser.add_argument("--only", help="what the recipe of a run and what is changed in it must contain", default="")
@@ -174,31 +172,25 @@ def main() -> None:
     print(
         f"{options.study}: {len(cells)} runs, {len(cells) - len(missing)} have a row, {len(missing)} to do", flush=True
     )
+    if any("%WORK%" in cell.overrides for cell in missing):
+        link_folders(Path(options.data), work=options.work)
     options.results.mkdir(parents=True, exist_ok=True)  # now, not when the first run is over
     lock, threads = Lock(), max(1, (os.cpu_count() or 1) // options.jobs)
     beside = ALONE if options.jobs == 1 else f"{options.jobs} runs at a time"
 
     def work(cell: Cell) -> None:
-        folder = options.runs / folder_name(options.study, cell)
+        folder = options.runs / run_name(options.study, cell)
         shares = note_start(folder, threads=threads, beside=beside, commit=code_commit())
-        run_cell(cell, folder, data=options.data, threads=threads)
+        run_cell(cell, folder, data=options.data, work=options.work, threads=threads)
         row, epochs = read_rows(options.study, cell, folder, shares=shares)
         with lock:
             append_rows(options.results / "recipe_epochs.csv", EPOCH_FIELDS, epochs)
             append_rows(options.results / "recipes.csv", RUNS_FIELDS, [row])
-        print(f"{cell}: {100 * row['test_top1_frac']:.2f} % in {row['minutes']:.1f} min", flush=True)
+        took = f" in {row['minutes']:.1f} min" if row["minutes"] != "" else ""
+        print(f"{cell}: {100 * row['test_top1_frac']:.2f} %{took}", flush=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(work, missing))
-
-
-def folder_name(study: str, cell: Cell) -> str:
-    """What the folder of a run is called; what is changed in the recipe is cut short, with a hash, where it is long."""
-    words = cell.overrides.replace("/", "_").split()
-    changes = "-".join(words)
-    if len(changes) > _LONGEST_NAME:
-        words = [changes[:_LONGEST_NAME], hashlib.sha256(changes.encode()).hexdigest()[:8]]
-    return "-".join([study, Path(cell.recipe).stem, *words, str(cell.seed)])
 
 
 def chosen_cells(study: str, *, only: str, seed: int | None) -> list[Cell]:
@@ -250,24 +242,45 @@ def code_commit() -> str:
     return f"{head}-dirty" if changed else head
 
 
-def run_cell(cell: Cell, folder: Path, *, data: str | None, threads: int) -> None:
+def run_cell(cell: Cell, folder: Path, *, data: str | None, work: Path, threads: int) -> None:
     """Trains one cell to its end, from its newest checkpoint if it has one; its output goes into FOLDER.log.
 
     Raises:
-        RuntimeError: train.py failed.
+        RuntimeError: The program failed.
     """
-    needs_root = yaml.safe_load((ROOT / cell.recipe).read_text())["data"]["dataset"] == "folder"
-    overrides = cell.overrides.replace("%RUNS%", str(folder.parent.resolve()))
-    command = [sys.executable, "train.py", "--config", cell.recipe, *overrides.split()]
-    command += ["--data.root", str(Path(str(data)).resolve())] if needs_root else []
-    command += ["--run.seed", str(cell.seed), "--run.out", str(folder.resolve()), "--run.num_threads", str(threads)]
+    command = [sys.executable, *build_command(cell, folder, data=data, work=work, threads=threads)]
     with open(f"{folder}.log", "a") as log:
         if subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode:
             raise RuntimeError(f"{' '.join(command)} failed; see {folder}.log")
 
 
+def build_command(cell: Cell, folder: Path, *, data: str | None, work: Path, threads: int) -> list[str]:
+    """The program that a cell is for, which follows from the folder of its recipe, and its options.
+
+    Args:
+        cell: The run.
+        folder: Where it leaves its files, beside those of other runs.
+        data: What a recipe for image folders gets, if the cell does not name other data.
+        work: The folder of data that is made for studies.
+        threads: CPU threads.
+    """
+    program = "finetune.py" if Path(cell.recipe).parent.name == "finetune" else "train.py"
+    overrides = cell.overrides.split()
+    needs_root = yaml.safe_load((ROOT / cell.recipe).read_text())["data"]["dataset"] == "folder"
+    if needs_root and "--data.root" not in overrides:
+        overrides += ["--data.root", str(Path(str(data)).resolve())]
+    places = {"%RUNS%": folder.parent.resolve(), "%WORK%": work.resolve(), "%SEED%": cell.seed}
+    for place, value in places.items():
+        overrides = [word.replace(place, str(value)) for word in overrides]
+    own = ["--run.seed", str(cell.seed), "--run.out", str(folder.resolve()), "--run.num_threads", str(threads)]
+    return [program, "--config", cell.recipe, *overrides, *own]
+
+
 def read_rows(study: str, cell: Cell, folder: Path, *, shares: Shares) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The row of a finished run, and a row for each of its epochs."""
+    """The row of a finished run, and a row for each of its epochs.
+
+    What a run has not, a score on val or the time of an epoch, is empty.
+    """
     result = json.loads((folder / "result.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -279,18 +292,18 @@ def read_rows(study: str, cell: Cell, folder: Path, *, shares: Shares) -> tuple[
             "epoch": line["epoch"],
             "train_loss": round(line["train/epoch_loss"], 6),
             "train_top1_frac": round(line["train/epoch_top1_frac"], 6),
-            "val_loss": line["val/loss"],
-            "val_top1_frac": line["val/top1_frac"],
+            "val_loss": line.get("val/loss", ""),
+            "val_top1_frac": line.get("val/top1_frac", ""),
         }
         for line in ends
     ]
     row = key | {
         "epochs": result["epoch"],
         "test_top1_frac": result["test/top1_frac"],
-        "val_top1_frac": result["val/top1_frac"],
-        "last_train_top1_frac": round(ends[-1]["train/epoch_top1_frac"], 6),
-        "minutes": round(sum(line["train/epoch_s"] for line in ends) / 60, 2),
-        "images_per_s": sorted(line["train/images_per_s"] for line in ends)[len(ends) // 2],
+        "val_top1_frac": result.get("val/top1_frac", ""),
+        "last_train_top1_frac": round(ends[-1]["train/epoch_top1_frac"], 6) if ends else "",
+        "minutes": round(sum(line["train/epoch_s"] for line in ends) / 60, 2) if ends else "",
+        "images_per_s": sorted(line["train/images_per_s"] for line in ends)[len(ends) // 2] if ends else "",
         "threads": shares.threads,
         "beside": shares.beside,
         "machine": _machine_name(environment["machine"]),

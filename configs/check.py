@@ -15,9 +15,10 @@ from configs.check_average import check_average
 from configs.check_loss import check_loss
 from configs.check_optim import check_optim
 from configs.check_speed import check_speed
+from configs.check_strategy import check_strategy
 from configs.imports import is_import_path
 from configs.operations import read_operations
-from configs.schema import AugmentConfig, Config, InputSpec, ScheduleConfig
+from configs.schema import AugmentConfig, Config, DataConfig, InputSpec, ScheduleConfig
 
 DataKind = Literal["digits", "folder", "manifest", "packed", "torchvision", "own"]
 
@@ -59,6 +60,13 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "augment.rrc_scale": ("augment.crop", ("rrc",)),
     "augment.rrc_ratio": ("augment.crop", ("rrc",)),
     "input.crop_frac": ("input.fit", ("crop",)),
+    "strategy.head_epochs": ("strategy.name", ("head_then_all", "gradual", "auto")),
+    "strategy.all_lr_frac": ("strategy.name", ("head_then_all", "auto")),
+    "strategy.stage_decay": ("strategy.name", ("differential", "gradual", "auto")),
+    "strategy.frozen_bn": ("strategy.name", ("linear", "head_then_all", "gradual", "auto")),
+    "strategy.classifier": ("strategy.name", ("features",)),
+    "strategy.cv_folds": ("strategy.classifier", ("logistic", "svm", "knn")),
+    "strategy.similarity": ("strategy.name", ("auto",)),
     "loader.workers": ("loader.backend", ("threads", "auto")),
     "loader.decode": ("loader.backend", ("threads",)),
 }
@@ -128,6 +136,11 @@ _AT_LEAST: dict[str, float] = {
     "train.early_stop_epochs": 1,
     "run.seed": 0,
     "data.split_seed": 0,
+    "data.num_folds": 0,
+    "data.fold": 0,
+    "strategy.head_epochs": 1,
+    "strategy.cv_folds": 2,
+    "strategy.stage_decay": 1e-3,
     "run.log_every_steps": 1,
     "run.checkpoint_every_steps": 0,
     "run.checkpoint_every_minutes": 0,
@@ -147,6 +160,7 @@ _ABOVE_ZERO = (
     "schedule.power",
     "distill.temperature",
     "average.swa_lr_frac",
+    "strategy.all_lr_frac",
     "augment.mix_until_epoch",
     "run.max_minutes",
 )
@@ -176,6 +190,7 @@ _AT_MOST: dict[str, float] = {
     "augment.noise_std": 1,
     "optim.ns_steps": 99,
     "optim.layer_decay": 1,
+    "strategy.stage_decay": 1,
     "loss.target_threshold": 1,
     "loss.focal_gamma": 100,
     "loss.adjustment_tau": 100,
@@ -226,6 +241,8 @@ def check_config(config: Config) -> None:
     _check_sizes(config.augment, epochs=config.train.epochs)
     _check_mix_until(config.augment.mix_until_epoch, epochs=config.train.epochs)
     check_average(config)
+    check_strategy(config)
+    _check_folds(config.data)
     if read_operations(config.augment.operations) and config.augment.albumentations is not None:
         raise ValueError(
             "augment.operations and augment.albumentations are both set, and all that is done to pixels has one place; "
@@ -240,6 +257,14 @@ def check_config(config: Config) -> None:
     _check_range("augment.erase_scale", config.augment.erase_scale, most=1, default=(0.02, 0.33))
     _check_range("augment.erase_ratio", config.augment.erase_ratio, most=None, default=(0.3, 3.3))
     check_speed(config)
+
+
+def _check_folds(data: DataConfig) -> None:
+    if data.num_folds == 1 or data.fold >= max(data.num_folds, 1):
+        raise ValueError(
+            f"data.num_folds={data.num_folds} and data.fold={data.fold}: cross-validation needs two parts or more, of "
+            f"which val is one, 0 to {max(data.num_folds, 2) - 1}; use data.num_folds=5 and data.fold=0, or drop both."
+        )
 
 
 def check_batch(config: Config, *, world_size: int) -> None:

@@ -43,7 +43,7 @@ def load_config(argv: Sequence[str], *, prog: str, description: str) -> Config:
 
 
 def load_with_options(
-    argv: Sequence[str], *, options: type[_Options], prog: str, description: str
+    argv: Sequence[str], *, options: type[_Options], prog: str, description: str, recipe: Path = DEFAULT_RECIPE
 ) -> tuple[Config, _Options]:
     """The configuration of a run, and options that a program has beside it, from one command line, as `load_config`.
 
@@ -52,6 +52,7 @@ def load_with_options(
         options: A dataclass whose fields are called like nothing in `Config`; its ValueErrors are mistakes, too.
         prog: What the program is called.
         description: What `--help` says of it.
+        recipe: What is taken without `--config`.
     """
     following = [*argv[1:], "--"][: len(argv)]
     arguments = [
@@ -60,7 +61,7 @@ def load_with_options(
     ]
     recipes = [place for place, word in enumerate(arguments) if word == "--config" or word.startswith("--config=")]
     if not recipes:
-        arguments = ["--config", str(DEFAULT_RECIPE), *arguments]
+        arguments = ["--config", str(recipe), *arguments]
     parser = build_parser(prog=prog, description=description, options=options)
     try:
         if recipes and recipes != [0]:
@@ -179,6 +180,9 @@ def default_run_folder(config: Config) -> str:
     values["data.root"] = root and str(Path(root).resolve())  # other images, another run
     if config.data.image_root is not None:
         values["data.image_root"] = str(Path(config.data.image_root).resolve())
+    for key, path in (("weights.run", config.weights.run), ("weights.file", config.weights.file)):
+        if path is not None:  # other weights, another run
+            values[key] = str(Path(path).resolve())
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     if root is not None:
         data = Path(root).resolve().name

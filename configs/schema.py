@@ -38,6 +38,9 @@ class DataConfig:
         val_frac: Fraction (0 to below 1) of train set aside as val, the same fraction of each class, where the data
             has no val/ of its own. 0 needs run.select last.
         split_seed: Seed of that split. Runs with different run.seed share their val as long as this stays.
+        num_folds: Cross-validation: train is cut into so many parts of equal size, each with its share of every class,
+            and val is one of them, in place of val_frac. 0 = it is not. `finetune.py --folds` sets it.
+        fold: Which of these parts is val, from 0.
         on_bad_sample: A training image that cannot be read: raise = stop and name it; replace = another image of its
             class takes its place, and bad_samples.jsonl in the run folder says which.
         on_bad_eval_sample: The same in evaluation: raise; exclude = it is not counted, and the number is printed.
@@ -59,6 +62,8 @@ class DataConfig:
     class_weights: dict[str, float] = field(default_factory=dict)
     val_frac: float = 0.1
     split_seed: int = 0
+    num_folds: int = 0
+    fold: int = 0
     on_bad_sample: Literal["raise", "replace"] = "raise"
     on_bad_eval_sample: Literal["raise", "exclude"] = "raise"
     max_bad_frac: float = 0.01
@@ -69,6 +74,8 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
     """What the network sees: the size, channels and normalisation of its input.
+
+    In finetune.py the weights say what they take, but for `fit` and, if it is given, size_px (see weights.input).
 
     Attributes:
         size_px: Height and width of the input in pixels. Default: the size of the images, if they are all square and
@@ -190,7 +197,8 @@ class ModelConfig:
 
     Attributes:
         name: One of our own, for example simple_cnn; torchvision/NAME or timm/NAME; or your own network as
-            package.module:Name. `python -m models.list` lists and searches them.
+            package.module:Name. `python -m models.list` lists and searches them. In finetune.py also NAME.TAG of these
+            two, which names weights, such as timm/resnet50.a1_in1k; or a run folder, whose network it is then.
         args: Arguments of that model, for example --model.args.norm batch.
         stem: Of torchvision's and timm's networks: default = as published, for photographs; small = the first
             convolution without stride and no first pooling, for images of about 32 pixels.
@@ -199,6 +207,63 @@ class ModelConfig:
     name: str
     args: dict[str, Any] = field(default_factory=dict)
     stem: Literal["default", "small"] = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsConfig:
+    """What fine-tuning starts from (finetune.py): what torchvision or timm publishes of model.name, unless set here.
+
+    Attributes:
+        run: Run folder of train.py or finetune.py; its network, its input and the weights that it is judged by.
+            `--model.name FOLDER` sets it.
+        file: File of weights of the network model.name, .safetensors or .pth.
+        partial: Whether layers other than the head may stay as they were drawn, because the weights lack them or have
+            another shape. Otherwise such weights are refused, with a list.
+        input: Channels, mean, std, interpolation and crop_frac of what the network sees: weights = those that the
+            weights were trained with, and section input must not say otherwise; recipe = those of section input.
+        head: The last layer: new = drawn for the classes of the data; keep = that of the weights, which must tell as
+            many classes apart.
+    """
+
+    run: str | None = _may_change(None)
+    file: str | None = _may_change(None)
+    partial: bool = False
+    input: Literal["weights", "recipe"] = "weights"
+    head: Literal["new", "keep"] = "new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyConfig:
+    """In what order, and how fast, the parts of a pretrained network are trained (finetune.py).
+
+    Attributes:
+        name: auto = by the number of images and how well the network knows their like, and says why; linear = the head
+            alone; features = the head alone, on features that are computed once, without augmentation; head_then_all;
+            all = everything from the start; gradual = head first, then one stage more at a time, from the last to the
+            first; differential = everything, each stage slower than the one after it; scratch = everything, from
+            random weights, for comparison.
+        head_epochs: Epochs of train.epochs in which head_then_all trains the head alone, and gradual each stage before
+            it goes on to the next. The learning rate is constant in these; the schedule is that of the rest.
+        all_lr_frac: Learning rate after them in head_then_all, as a fraction of optim.lr.
+        stage_decay: Learning rate of each stage in differential and gradual, as a fraction of that of the stage after
+            it; the head's is optim.lr. Default: 0.4, or, where optim.layer_decay is set, that, layer by layer.
+        frozen_bn: BatchNorm in what is not trained: eval = it normalises by its running statistics, which stay; train
+            = by those of the batch, and its running statistics move.
+        classifier: What features trains: linear = as strategy linear does, in train.epochs epochs; logistic, svm
+            (linear) and knn = scikit-learn's, their strength or number of neighbours chosen by cross-validation.
+        cv_folds: Parts of that cross-validation.
+        similarity: What auto takes the images for, beside what the weights were trained on: measured = by how well
+            their features tell the classes apart; similar or different, if you know.
+    """
+
+    name: Literal["auto", "linear", "features", "head_then_all", "all", "gradual", "differential", "scratch"] = "auto"
+    head_epochs: int = 1
+    all_lr_frac: float = 0.1
+    stage_decay: float | None = None
+    frozen_bn: Literal["eval", "train"] = "eval"
+    classifier: Literal["linear", "logistic", "svm", "knn"] = "linear"
+    cv_folds: int = 5
+    similarity: Literal["measured", "similar", "different"] = "measured"
 
 
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw", "lamb", "lars", "muon"]
@@ -531,6 +596,8 @@ class Config:
         augment: Augmentation of training images (`python -m tools.show_augment` draws them).
         loader: Loader, how batches are made.
         model: Model, the network.
+        weights: Weights, what fine-tuning starts from.
+        strategy: Strategy of fine-tuning.
         optim: Optimizer.
         schedule: Schedule of the learning rate.
         loss: Loss, what is minimised.
@@ -550,6 +617,8 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     model: ModelConfig
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
     optim: OptimConfig
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -6,7 +6,7 @@ batch -> sums over all images and ranks -> running mean and variance
 Legend of shape letters: C channels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ def has_batch_norm(module: nn.Module) -> bool:
     return bool(_layers(module))
 
 
-def measure_bn(module: nn.Module, loader: Loader, *, runtime: Runtime) -> None:
-    """Sets the running mean and variance of all BatchNorm layers to those of the loader's images; in place.
+def measure_bn(module: nn.Module, loader: Loader, *, runtime: Runtime, frozen_norms: Collection[str] = ()) -> None:
+    """Sets the running mean and variance of the BatchNorm layers to those of the loader's images; in place.
 
     Mean and (unbiased) variance are those of all values that a layer is given, over all images and ranks together, not
     means over batches: they are summed in float64. What a layer is given depends on the layers before it, which
@@ -38,10 +38,12 @@ def measure_bn(module: nn.Module, loader: Loader, *, runtime: Runtime) -> None:
         module: images (N, C, H, W) -> anything; not wrapped for several processes.
         loader: The images; rows with valid False do not count.
         runtime: Device, autocast and all-reduce.
+        frozen_norms: Paths of layers that keep their statistics and normalise by them, as they do in training
+            (`engine.freezing.find_frozen_norms`).
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018, section 3.2.
     """
-    moments = {layer: _Moments(layer) for layer in _layers(module)}
+    moments = {layer: _Moments(layer) for layer in _layers(module, frozen_norms=frozen_norms)}
     if not moments:
         return
     was_training = module.training
@@ -112,9 +114,13 @@ class _Moments:
             buffer.copy_(value)
 
 
-def _layers(module: nn.Module) -> list[_BatchNorm]:
-    """The BatchNorm layers with running statistics, each once."""
-    return [one for one in module.modules() if isinstance(one, _BatchNorm) and one.running_mean is not None]
+def _layers(module: nn.Module, *, frozen_norms: Collection[str] = ()) -> list[_BatchNorm]:
+    """The BatchNorm layers with running statistics, each once, but for those at these paths."""
+    return [
+        one
+        for path, one in module.named_modules()
+        if isinstance(one, _BatchNorm) and one.running_mean is not None and path not in frozen_norms
+    ]
 
 
 def _valid_inputs(loader: Loader, *, runtime: Runtime) -> Iterator[tuple[Tensor, ...]]:

@@ -13,11 +13,12 @@ from configs.schema import Config, InputSpec
 from engine.averages import Ema, Swa
 from engine.batchnorm import has_batch_norm
 from engine.checkpoint import newest_card
+from engine.freezing import trained_as
 from engine.launch import launcher_settings
 from engine.memory import check_memory
 from engine.record import RunFolder
 from engine.runtime import Runtime
-from engine.state import FitSettings
+from engine.state import FitSettings, Phase
 from pipelines.batch import Loader
 
 
@@ -60,19 +61,23 @@ def build_folder(config: Config) -> RunFolder:
     return RunFolder(Path(config.run.out) / "dry_run" if config.dry_run else config.run.out)
 
 
-def build_average(config: Config, module: nn.Module, loader_of: Callable[[int], Loader]) -> Ema | Swa | None:
+def build_average(
+    config: Config, module: nn.Module, loader_of: Callable[[int], Loader], *, first_epoch: int = 0
+) -> Ema | Swa | None:
     """The average of the weights that a run has, if it has one.
 
     Args:
         config: The run's.
         module: The network.
         loader_of: Number of images -> a loader of that many training images, as evaluation shows them.
+        first_epoch: From which average.swa_start_epoch counts (`engine.build_strategy.first_scheduled_epoch`).
     """
     average = config.average
     if average.ema_decay > 0:
         return Ema(average.ema_decay, average.ema_warmup, average.ema_every_steps)
     if average.swa_start_epoch is not None:
-        return Swa(average.swa_start_epoch, loader_of(average.bn_images) if has_batch_norm(module) else None)
+        bn_loader = loader_of(average.bn_images) if has_batch_norm(module) else None
+        return Swa(first_epoch + average.swa_start_epoch, bn_loader)
     return None
 
 
@@ -106,20 +111,30 @@ def largest_input(config: Config, spec: InputSpec) -> tuple[int, int, int]:
     return spec.channels, size_px, size_px
 
 
-def check_fits(config: Config, module: nn.Module, *, spec: InputSpec, runtime: Runtime) -> None:
+def check_fits(
+    config: Config, module: nn.Module, *, spec: InputSpec, runtime: Runtime, phase: Phase | None = None
+) -> None:
     """Checks that a micro-batch of the largest images fits into memory.
+
+    Args:
+        config: The run's.
+        module: The network.
+        spec: Its input, complete.
+        runtime: Where it is trained.
+        phase: The one that trains most of it, for what is not trained keeps little; None = all of it is trained.
 
     Raises:
         MemoryError: It does not; the message gives the number of images that do.
     """
-    check_memory(
-        module,
-        largest_input(config, spec),
-        num_images=micro_batch_size(config, runtime),
-        device=runtime.device,
-        num_ranks=runtime.num_sharing,
-        autocast=runtime.autocast,
-    )
+    with trained_as(module, None if phase is None else phase.trains):
+        check_memory(
+            module,
+            largest_input(config, spec),
+            num_images=micro_batch_size(config, runtime),
+            device=runtime.device,
+            num_ranks=runtime.num_sharing,
+            autocast=runtime.autocast,
+        )
 
 
 def build_settings(config: Config, environ: Mapping[str, str]) -> FitSettings:

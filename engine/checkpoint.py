@@ -182,6 +182,11 @@ def has_average(checkpoint: Path) -> bool:
     return _AVERAGE in read_manifest(checkpoint)["sha256"]
 
 
+def weights_file(checkpoint: Path, *, weights: Weights = "judged") -> Path:
+    """The file of a whole checkpoint that holds its weights; `weights` as in `load_weights`."""
+    return checkpoint / (_AVERAGE if weights == "judged" and has_average(checkpoint) else _FILES[0])
+
+
 def load_weights(module: nn.Module, checkpoint: Path, *, weights: Weights = "judged") -> None:
     """Loads the weights of a checkpoint into a module of the same architecture.
 
@@ -194,7 +199,7 @@ def load_weights(module: nn.Module, checkpoint: Path, *, weights: Weights = "jud
     Raises:
         ValueError: Names or shapes differ; `-` lists what the module misses, `+` what the checkpoint has beyond it.
     """
-    loaded = load_file(checkpoint / (_AVERAGE if weights == "judged" and has_average(checkpoint) else _FILES[0]))
+    loaded = load_file(weights_file(checkpoint, weights=weights))
     wanted = module.state_dict()
     lines = [f"  - {name} {_shape(wanted[name])}" for name in wanted if name not in loaded]
     lines += [f"  + {name} {_shape(loaded[name])}" for name in loaded if name not in wanted]

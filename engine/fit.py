@@ -19,6 +19,7 @@ from engine.averages import Average, Ema, Swa
 from engine.batchnorm import measure_bn
 from engine.clock import Clock, Pace
 from engine.evaluation import Evaluation, to_metrics
+from engine.freezing import describe_trained, find_frozen_norms, freeze, hold_norms, trained_names
 from engine.optimizers import main_lr
 from engine.profile import Profiler
 from engine.resume import restore_phase, restore_state, save_state
@@ -36,7 +37,8 @@ def fit(module: nn.Module, job: Job) -> TrainState:
     """Trains the module through all phases, continuing from the newest whole checkpoint of the folder.
 
     Args:
-        module: images (N, C, H, W) -> whatever `job.loss_fn` takes, placed on the device; trained in place.
+        module: images (N, C, H, W) -> whatever `job.loss_fn` takes, placed on the device; trained in place. What a
+            phase freezes of it is not frozen afterwards.
         job: Everything else.
 
     Returns:
@@ -53,7 +55,9 @@ def fit(module: nn.Module, job: Job) -> TrainState:
             plateau are asked for without val; or among several processes a parameter takes no part in the loss.
     """
     _check_val(job)
-    state, runtime = TrainState(module, average=None if job.average is None else Average(module)), job.runtime
+    average = None if job.average is None else Average(module)
+    state = TrainState(module, average=average, own_trained=trained_names(module))
+    runtime = job.runtime
     saved = restore_state(state, job)
     runtime.start_trackers(job.folder.path, first_step=state.step, config=job.config)
     runtime.watch(stall_s=60 * job.settings.stall_minutes)
@@ -65,6 +69,7 @@ def fit(module: nn.Module, job: Job) -> TrainState:
                 hands.writer.wait()
                 runtime.wait_for_all()  # the newest checkpoint is there for all
         finally:
+            freeze(module, None, own=state.own_trained)
             hands.writer.close()
     if state.stopped_by is not None:
         job.progress.say(f"stopped by {state.stopped_by}: saved at step {state.step}; the same command goes on")
@@ -143,17 +148,21 @@ def _begin_phase(
         return before._replace(phase=phase, lr_factors=lr_factors, clock=Clock())
     if saved is None:
         state.plateau = PlateauState()
-    if phase.trains is not None:
-        for name, parameter in state.module.named_parameters():
-            parameter.requires_grad_(phase.trains(name))
+    freeze(state.module, phase.trains, own=state.own_trained)
     job.runtime.shape(state.module)
+    frozen_norms = find_frozen_norms(state.module) if phase.frozen_bn == "eval" else frozenset()
+    if phase.trains is not None:
+        job.progress.say(
+            f"phase {state.phase + 1} of {len(job.phases)}, {phase.name}: "
+            f"{describe_trained(state.module, frozen_norms=frozen_norms)}"
+        )
     optimizer = phase.build_optimizer(state.module)
     prepared = job.runtime.prepare(state.module, optimizer)
     peak_lrs = [float(group["lr"]) for group in optimizer.param_groups]
     if saved is not None:
         restore_phase(saved, prepared=prepared, loader=phase.loader, runtime=job.runtime)
     lr_factors = [phase.lr_factor_of(group) for group in optimizer.param_groups]
-    return Live(phase, prepared, peak_lrs, lr_factors, Clock(), hands)
+    return Live(phase, prepared, peak_lrs, lr_factors, Clock(), hands, frozen_norms)
 
 
 def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
@@ -167,6 +176,7 @@ def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
     if first_step == 0:
         state.totals, state.logged, state.num_bad_written = {}, {}, 0
     live.prepared.module.train()
+    hold_norms(state.module, live.frozen_norms)
     for batch in live.clock.watch(live.hands.profiler.watch(phase.loader, num_steps=last_step - state.phase_step)):
         job.runtime.watchdog.beat("computing", step=state.step)
         _optimizer_step(state, live, job, batch)
@@ -175,7 +185,7 @@ def _train_epoch(state: TrainState, live: Live, job: Job) -> None:
         job.runtime.watchdog.beat("loading a batch", step=state.step)
         state.is_epoch_ending = state.phase_step == last_step
         if state.is_epoch_ending:  # before anything is saved: who goes on from that has one rank's buffers
-            job.runtime.average_buffers(state.module)
+            job.runtime.average_buffers(state.module, frozen_norms=live.frozen_norms)
         if state.step % settings.log_every_steps == 0 and not state.is_epoch_ending:
             _log_step(state, live, job)
         live.hands.writer.check()
@@ -280,7 +290,7 @@ def _end_epoch(state: TrainState, live: Live, job: Job) -> None:
     if totals["num_bad"]:
         metrics["train/num_bad"] = int(totals["num_bad"])
     epoch = round(progress_in_epochs(state, job))
-    _settle_weights(state, job, epoch=epoch)
+    _settle_weights(state, live, job, epoch=epoch)
     if job.validate is not None:
         metrics |= _validate(state, live, job, validate=job.validate)
     state.is_epoch_ending = False
@@ -290,19 +300,19 @@ def _end_epoch(state: TrainState, live: Live, job: Job) -> None:
     save_state(state, live, job)
 
 
-def _settle_weights(state: TrainState, job: Job, *, epoch: int) -> None:
+def _settle_weights(state: TrainState, live: Live, job: Job, *, epoch: int) -> None:
     """After `epoch` epochs: the weights, and their average, as they are scored and saved, the same on every rank."""
-    runtime, average = job.runtime, state.average
+    runtime, average, frozen_norms = job.runtime, state.average, live.frozen_norms
     if average is not None and isinstance(job.average, Swa) and epoch > job.average.start_epoch:
         average.add(state.module, job.average)
         if job.average.bn_loader is not None:
-            measure_bn(average.module, job.average.bn_loader, runtime=runtime)
+            measure_bn(average.module, job.average.bn_loader, runtime=runtime, frozen_norms=frozen_norms)
     if average is not None and isinstance(job.average, Ema):
         runtime.take_buffers_of_main(average.module)
     if job.bn_loader is not None and epoch == sum(phase.epochs for phase in job.phases):
-        measure_bn(state.module, job.bn_loader, runtime=runtime)
+        measure_bn(state.module, job.bn_loader, runtime=runtime, frozen_norms=frozen_norms)
         if average is not None and isinstance(job.average, Ema):
-            measure_bn(average.module, job.bn_loader, runtime=runtime)
+            measure_bn(average.module, job.bn_loader, runtime=runtime, frozen_norms=frozen_norms)
 
 
 def _validate(
@@ -313,7 +323,7 @@ def _validate(
     metrics = to_metrics(score, split="val")
     if state.judged is not state.module:
         metrics |= to_metrics(validate(state.module, step=state.step), split="val_raw")
-    state.num_stale_epochs += 1
+    state.num_stale_epochs += int(live.phase.may_stop_early)
     if (score.top1_frac, -score.loss) > state.best_score:
         state.best_score, state.best_step = (score.top1_frac, -score.loss), state.step
         state.num_stale_epochs = 0

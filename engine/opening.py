@@ -15,6 +15,7 @@ from torch import nn
 from configs.load import config_to_dict
 from configs.own_pipeline import read_pipeline
 from configs.schema import Config, InputSpec
+from engine.freezing import trained_as
 from engine.optimizers import main_lr
 from engine.progress import Progress
 from engine.record import RunFolder, Samples, describe_environment
@@ -86,6 +87,8 @@ def save_preview(schedule: dict[str, list[float]], loader: Loader, spec: InputSp
 def trace_schedule(phases: list[Phase], module: nn.Module) -> dict[str, list[float]]:
     """Lists of one length: `epoch`, `lr`, and `momentum` where the schedule moves it. Plateau does not show in it.
 
+    `lr` is the highest of what each phase trains.
+
     Raises:
         ValueError: As what makes a phase's optimizer.
     """
@@ -94,7 +97,8 @@ def trace_schedule(phases: list[Phase], module: nn.Module) -> dict[str, list[flo
     momenta: list[float] = []
     before = 0
     for phase in phases:
-        peak_lr = main_lr(phase.build_optimizer(module).param_groups)
+        with trained_as(module, phase.trains):
+            peak_lr = main_lr(phase.build_optimizer(module).param_groups)
         for step in range(0, phase.num_steps, max(1, phase.num_steps // _NUM_POINTS)):
             epochs.append(before + step / phase.loader.steps_per_epoch)
             lrs.append(peak_lr * phase.lr_factor(step))

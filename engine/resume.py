@@ -72,7 +72,7 @@ def restore_state(state: TrainState, job: Job) -> dict[str, Any] | None:
 
 
 def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path) -> None:
-    """Checks that a checkpoint was trained on the images, and by the teachers, that are there now."""
+    """Checks that a checkpoint was trained on the images, by the teachers and from the weights that are there now."""
     splits = saved["data"] | card["data"]
     differing = [f"{split}/" for split in splits if saved["data"].get(split) != card["data"].get(split)]
     differing += [key for key in ("class_names", "input") if saved[key] != card[key]]
@@ -87,6 +87,13 @@ def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path
         raise ValueError(
             f"the weights of distill.teachers {', '.join(changed)} have changed since {checkpoint} was written, so the "
             "run would go on learning something else. Restore them, or start a new run with another --run.out."
+        )
+    began, begins = saved.get("start"), card.get("start")  # checkpoints of train.py and older ones have none
+    if began is not None and (begins is None or began["sha256"] != begins["sha256"]):
+        raise ValueError(
+            f"the weights that this run started from, {began['name']}, are others than when {checkpoint} was written "
+            f"({'none' if begins is None else begins['name']} now), and what it has learned belongs to those. Restore "
+            "them, or start a new run with another --run.out."
         )
 
 

@@ -11,7 +11,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -244,16 +244,21 @@ class Runtime:
                 fcntl.flock(lock, fcntl.LOCK_UN)
             yield
 
-    def average_buffers(self, module: nn.Module) -> None:
+    def average_buffers(self, module: nn.Module, *, frozen_norms: Collection[str] = ()) -> None:
         """Sets floating-point buffers (BatchNorm's running statistics) to their mean over the ranks.
 
         DDP starts every forward pass from rank 0's buffers, so this averages over the ranks in the last step alone;
         what it gives is the same buffers on every rank.
+
+        Args:
+            module: Whose buffers.
+            frozen_norms: Paths of layers that keep theirs, equal on all ranks already; a third of three times a number
+                need not be that number.
         """
         if self.world_size == 1:
             return
-        for buffer in module.buffers():
-            if buffer.is_floating_point():
+        for name, buffer in module.named_buffers():
+            if buffer.is_floating_point() and name.rpartition(".")[0] not in frozen_norms:
                 buffer.copy_(self.sum_over_ranks(buffer) / self.world_size)
 
     def take_buffers_of_main(self, module: nn.Module) -> None:

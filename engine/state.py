@@ -34,9 +34,12 @@ class Phase(NamedTuple):
     optimizer step. build_optimizer: makes the optimizer for a module. lr_factor: optimizer step of this phase -> factor
     of each group's learning rate. lr_factors: the same for groups that end sooner, by their `until_epoch`. momentum_at:
     optimizer step -> momentum (or first beta), None to leave it. plateau: lowers the learning rate by the loss on val.
-    trains: parameter name -> whether it is trained; None leaves each as it is, so that what a network of your own
-    freezes stays frozen. keeps_optimizer: whether optimizer and plateau go on as the phase before has left them;
-    `build_optimizer` then serves a run that continues here.
+    trains: parameter name -> whether it is trained, of those that the network itself trains; None = all of these. What
+    a network of your own freezes stays frozen. keeps_optimizer: whether optimizer and plateau go on as the phase before
+    has left them; `build_optimizer` then serves a run that continues here. frozen_bn: BatchNorm in what is not trained:
+    eval = it normalises by its running statistics, and nothing moves these; train = by those of the batch, as all
+    others do, and its running statistics move. may_stop_early: whether early stopping counts the epochs of this phase;
+    it counts from 0 when the first begins that it does.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Phase(NamedTuple):
     plateau: Plateau | None = None
     trains: Callable[[str], bool] | None = None
     keeps_optimizer: bool = False
+    frozen_bn: Literal["eval", "train"] = "train"
+    may_stop_early: bool = True
 
     @property
     def num_steps(self) -> int:
@@ -116,9 +121,11 @@ class TrainState:
     totals: sums over this rank's samples of the present epoch, on the device. logged: their global values at the last
     log step. bad_met: this rank's images that could not be read and are not written down yet; num_bad_written: those
     of the epoch that are, over all ranks. best_score: (val top-1, -val loss) of `best_step`; num_stale_epochs: epochs
-    since. grad_norm: of the newest step that measured it, on the device. plateau: of the present phase.
+    since, but for those of phases that early stopping does not count. grad_norm: of the newest step that measured it,
+    on the device. plateau: of the present phase.
     is_epoch_ending: whether the present epoch's steps are all done, but not what comes at its end. stopped_by: why
     training ended early; None where it went on to its end. average: the averaged weights; None in a run without.
+    own_trained: names of the parameters that the network trains where no phase trains fewer.
     """
 
     module: nn.Module
@@ -137,6 +144,7 @@ class TrainState:
     is_epoch_ending: bool = False
     stopped_by: str | None = None
     average: Average | None = None
+    own_trained: frozenset[str] = frozenset()
 
     @property
     def judged(self) -> nn.Module:
@@ -162,6 +170,7 @@ class Live(NamedTuple):
 
     prepared: module and optimizer, wrapped for the processes there are. peak_lrs: learning rate of each parameter group
     before the schedule. lr_factors: its schedule. clock: speed and data wait. hands: those of the fit.
+    frozen_norms: paths of the BatchNorm layers that stay as they are.
     """
 
     phase: Phase
@@ -170,6 +179,7 @@ class Live(NamedTuple):
     lr_factors: list[LrFactor]
     clock: Clock
     hands: Hands
+    frozen_norms: frozenset[str]
 
 
 def count_epochs(state: TrainState, job: Job) -> int:

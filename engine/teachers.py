@@ -11,16 +11,15 @@ card keeps a hash of their weights, so that a run is not continued under another
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from configs.schema import InputSpec, ModelConfig
-from engine.checkpoint import load_weights, read_card, scored_checkpoint
+from engine.checkpoint import load_weights
 from engine.distillation import AttentionTransfer, Teacher, adapter
-from engine.record import RunFolder
+from engine.origin import load_origin
 from engine.runtime import Runtime
 
 _ZOOS = ("torchvision/", "timm/")
@@ -118,30 +117,23 @@ def check_teachers(
         attention.check()
 
 
-def hash_weights(module: nn.Module) -> str:
-    """SHA-256 of the names, types, shapes and values of all parameters and buffers."""
+def hash_weights(module: nn.Module, *, but: str | None = None) -> str:
+    """SHA-256 of the names, types, shapes and values of all parameters and buffers, but those of the layer `but`."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
+        if but is not None and name.startswith(f"{but}."):
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
 def _load_run(name: str, *, class_names: Sequence[str], build_model: BuildModel) -> tuple[nn.Module, InputSpec]:
-    folder = RunFolder(name)
-    if not folder.path.is_dir():
-        raise FileNotFoundError(
-            f"there is no such run folder (looked for in {Path.cwd()}); networks with pretrained weights are called "
-            "torchvision/NAME or timm/NAME."
-        )
-    checkpoint = scored_checkpoint(folder.checkpoints)
-    card = read_card(checkpoint)
-    _check_classes(card["class_names"], class_names)
-    given = card["input"]
-    spec = InputSpec(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])})
-    module = build_model(ModelConfig(**card["model"]), num_classes=len(class_names), spec=spec, seed=0)
-    load_weights(module, checkpoint)
-    return module, spec
+    origin = load_origin(name)
+    _check_classes(origin.class_names, class_names)
+    module = build_model(origin.model, num_classes=len(class_names), spec=origin.spec, seed=0)
+    load_weights(module, origin.checkpoint)
+    return module, origin.spec
 
 
 def _check_classes(known: Sequence[str], wanted: Sequence[str]) -> None:

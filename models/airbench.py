@@ -4,7 +4,7 @@ images (N, C, S, S) -> stem: conv 2x2 without padding, set to whiten patches of 
                     -> groups: conv 3x3 -> max-pool 2 -> norm -> activation -> conv 3x3 -> norm -> activation
                        (depth 3, behind the first activation: conv 3x3 -> norm -> activation -> conv 3x3 -> norm
                        -> + what the first activation gave -> activation)
-                    -> maximum over pixels -> linear without bias -> times logit_scale -> logits (N, K)
+                    -> times logit_scale -> maximum over pixels -> linear without bias -> logits (N, K)
 
 On 32-pixel images: 31 -> 15 -> 7 -> 3 pixels. Pooling comes before norm and activation, so these see a quarter of the
 pixels, and only one convolution per group works at its full size. The first filters of each 3x3 convolution begin as
@@ -15,7 +15,9 @@ The defaults are airbench94; airbench94_muon has logit_scale 1/256 and head_std 
 optim.groups say: they are called stem.0.bias and groups.*.bias.
 
 Where it differs from the source: where there are more groups than halvings that leave a pixel (images of 8 pixels for
-three groups, of up to 16 for four), the first groups have no pool.
+three groups, of up to 16 for four), the first groups have no pool. And the source multiplies by logit_scale after the
+linear layer, which is done before the maximum here, with the same logits: the scale is positive, the layer has no bias.
+So the linear layer is the last thing done, and what goes into it are features that another classifier can take.
 """
 
 import math
@@ -74,6 +76,7 @@ class Airbench(nn.Module):
         _check(size_px=size_px, widths=widths, norm_momentum=norm_momentum, head_std=head_std, logit_scale=logit_scale)
         before = 2 * in_channels * _PATCH_PX**2  # every direction of a patch, and its opposite
         conv = nn.Conv2d(in_channels, before, kernel_size=_PATCH_PX)
+        conv.weight.requires_grad_(stem == "drawn")  # whitening filters stay: `start_from` or a checkpoint sets them
         self.stem = nn.Sequential(conv, _ACTIVATIONS[activation]())
         self.num_start_images = max(1, _NUM_PIXELS // size_px**2) if stem == "whitened" else 0
         num_pools = (size_px - 1).bit_length() - 1  # 7 -> 2 halvings that leave a pixel, 15 -> 3, 31 -> 4
@@ -95,8 +98,8 @@ class Airbench(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, K) of normalised images, float (N, C, S, S)."""
-        logits_NK: Tensor = self.head(self.groups(self.stem(images_NCHW)))
-        return logits_NK * self.logit_scale
+        logits_NK: Tensor = self.head(self.groups(self.stem(images_NCHW)) * self.logit_scale)
+        return logits_NK
 
     def start_from(self, images_NCHW: Tensor) -> None:
         """Sets the stem to whiten the patches of these images, and freezes its filters; before training.
@@ -109,7 +112,6 @@ class Airbench(nn.Module):
         with torch.no_grad():
             conv.weight.copy_(whitening_filters(images_NCHW, patch_px=_PATCH_PX))
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        conv.weight.requires_grad_(False)
 
 
 def whitening_filters(images_NCHW: Tensor, *, patch_px: int, eps: float = 5e-4) -> Tensor:

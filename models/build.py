@@ -4,34 +4,40 @@ resnet              our own: a file each in this room
 torchvision/NAME    torchvision's   |
 timm/NAME           timm's          | -> Blueprint -> check -> build -> small stem -> one black image -> nn.Module
 package.module:Name yours           |
+
+Of torchvision's and timm's, NAME.TAG is the same network, and the weights that are meant where weights are loaded.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from configs.imports import is_import_path, load_object
-from configs.schema import InputSpec, ModelConfig
+from configs.schema import Config, InputSpec, ModelConfig
 from models.airbench import Airbench
 from models.alexnet import AlexNet
 from models.arguments import FOLLOWS, Blueprint, check_arguments, offer, parameters_of
 from models.checkpointing import checkpoint_blocks
 from models.imported import find_imported
 from models.mlp import MLP
-from models.names import list_names, nearest_names
-from models.pretrained import load_pretrained
+from models.names import list_names_like, nearest_names
+from models.pretrained import Published, describe_published, load_pretrained, load_published
 from models.resnet import ResNet
 from models.simple_cnn import SimpleCNN
 from models.stem import make_stem_small
+from models.surgery import find_head, list_head
 from models.timm_zoo import PREFIX as TIMM
-from models.timm_zoo import find_timm, list_timm
+from models.timm_zoo import find_timm, has_timm
 from models.torchvision_zoo import PREFIX as TORCHVISION
-from models.torchvision_zoo import find_torchvision, list_torchvision
+from models.torchvision_zoo import find_torchvision, has_torchvision
 from models.trial import check_output, describe_error, show_black_image
 from models.vgg import VGG
+from models.weights import Match, load_into, read_weights
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
@@ -79,23 +85,110 @@ def build_pretrained(name: str, *, num_classes: int) -> tuple[nn.Module, InputSp
     """A network of torchvision or timm with its published weights, on the CPU, and what it takes.
 
     Args:
-        name: torchvision/NAME or timm/NAME.
+        name: torchvision/NAME or timm/NAME, with a tag or without.
         num_classes: Classes of the data, which must be as many as the network tells apart.
 
     Raises:
         OSError: The weights are not in the library's cache, and cannot be downloaded.
         ValueError: Unknown name, one without weights, or other classes.
     """
-    module, size_px, mean, std, interpolation, crop_frac = load_pretrained(name, num_classes=num_classes)
-    spec = InputSpec(
-        size_px=size_px,
-        channels=len(mean),
-        mean=mean,
-        std=std,
-        interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
-        crop_frac=crop_frac,
+    return load_pretrained(name, num_classes=num_classes), build_pretrained_spec(name)
+
+
+def build_published(
+    model: ModelConfig,
+    *,
+    num_classes: int,
+    spec: InputSpec,
+    seed: int,
+    keeps_head: bool,
+    partial: bool,
+    has_checkpointing: bool = False,
+) -> tuple[nn.Module, Match]:
+    """A network of torchvision or timm to start training from: published weights, and a last layer for the data.
+
+    Args:
+        model: torchvision/NAME or timm/NAME, with a tag or without, and arguments.
+        num_classes: Classes of the data.
+        spec: What the network sees, complete.
+        seed: Seed of the last layer, and of whatever else has no published weights.
+        keeps_head: Whether the last layer is that of the weights, which must tell as many classes apart.
+        partial: Whether layers that arguments change may stay as they were drawn.
+        has_checkpointing: As of `build_model`.
+
+    Returns:
+        The network, on the CPU in float32, and how the weights fitted it.
+
+    Raises:
+        OSError: The weights are not in the library's cache, and cannot be downloaded.
+        ValueError: As `build_model`; or the name has no weights, or they are not for such a network or such images.
+    """
+    check_model(model)
+    published = describe_published(model.name)
+    _check_published(model, published, num_classes=num_classes, spec=spec, keeps_head=keeps_head)
+    size_px = spec.size_px or published.size_px
+    spec = dataclasses.replace(spec, size_px=size_px, channels=len(published.mean))
+    module = build_model(model, num_classes=num_classes, spec=spec, seed=seed, has_checkpointing=has_checkpointing)
+    head = list_head(module, find_head(module, num_classes=num_classes))
+    if getattr(module, "transform_input", True) is False:
+        raise ValueError(
+            f"{model.name} has weights for images that it scales once more itself; add --model.args.transform_input "
+            "true."
+        )
+    state = load_published(model.name, size_px=size_px)
+    return module, load_into(module, state, head=head, keeps_head=keeps_head, partial=partial)
+
+
+def build_started(config: Config, *, file: Path | None, num_classes: int, spec: InputSpec) -> tuple[nn.Module, Match]:
+    """The network that fine-tuning begins with: weights, and a last layer as weights.head says.
+
+    Args:
+        config: model, weights, run.seed and speed.gradient_checkpointing are read.
+        file: Of weights; None = those that are published under model.name.
+        num_classes: Classes of the data.
+        spec: What the network sees, complete.
+
+    Raises:
+        OSError: The weights are not there, or cannot be downloaded.
+        ValueError: As `build_model`; or they do not fit the network.
+    """
+    weights, seed, has_checkpointing = config.weights, config.run.seed, config.speed.gradient_checkpointing
+    keeps_head = weights.head == "keep"
+    if file is None:
+        return build_published(
+            config.model,
+            num_classes=num_classes,
+            spec=spec,
+            seed=seed,
+            keeps_head=keeps_head,
+            partial=weights.partial,
+            has_checkpointing=has_checkpointing,
+        )
+    module = build_model(
+        config.model, num_classes=num_classes, spec=spec, seed=seed, has_checkpointing=has_checkpointing
     )
-    return module, spec
+    head = list_head(module, find_head(module, num_classes=num_classes))
+    return module, load_into(module, read_weights(file), head=head, keeps_head=keeps_head, partial=weights.partial)
+
+
+def build_pretrained_spec(name: str) -> InputSpec:
+    """What a network of torchvision or timm takes with its published weights; nothing is built or downloaded.
+
+    Args:
+        name: torchvision/NAME or timm/NAME, with a tag or without.
+
+    Raises:
+        ValueError: Unknown name, or one without weights.
+    """
+    published = describe_published(name)
+    return InputSpec(
+        size_px=published.size_px,
+        channels=len(published.mean),
+        mean=published.mean,
+        std=published.std,
+        interpolation="bilinear" if published.interpolation == "bilinear" else "bicubic",
+        crop_frac=published.crop_frac,
+    )
 
 
 def check_sizes(module: nn.Module, *, spec: InputSpec, sizes_px: Sequence[int]) -> None:
@@ -134,6 +227,27 @@ def check_model(model: ModelConfig) -> None:
         )
 
 
+def _check_published(
+    model: ModelConfig, published: Published, *, num_classes: int, spec: InputSpec, keeps_head: bool
+) -> None:
+    """Whether weights can go into such a network, before it is built and they are looked for."""
+    if model.stem != "default":
+        raise ValueError(
+            f"model.stem={model.stem} changes the first layers of {model.name}, which its weights were not trained "
+            "for; leave it at default, and enlarge small images by --input.size_px."
+        )
+    if spec.channels not in (None, len(published.mean)):
+        raise ValueError(
+            f"{model.name} has weights for images of {len(published.mean)} channels, but input.channels="
+            f"{spec.channels}; leave it out, and grey images are shown as RGB."
+        )
+    if keeps_head and published.num_classes != num_classes:
+        raise ValueError(
+            f"weights.head=keep, but {model.name} tells {published.num_classes} classes apart, and the data has "
+            f"{num_classes}; use --weights.head new."
+        )
+
+
 def _find(name: str) -> Blueprint:
     """What can be built under a name; torchvision and timm are looked into only where the name says so."""
     if name in MODELS:
@@ -145,13 +259,13 @@ def _find(name: str) -> Blueprint:
             refused=dict.fromkeys(_GIVEN_BY_DATA, FOLLOWS),
             is_ours=True,
         )
-    if name.startswith(TORCHVISION) and name in list_torchvision():
+    if name.startswith(TORCHVISION) and has_torchvision(name):
         return find_torchvision(name)
-    if name.startswith(TIMM) and name in list_timm():
+    if name.startswith(TIMM) and has_timm(name):
         return find_timm(name)
     if is_import_path(name):
         return find_imported(name, load_object(name, option="model.name"))
-    close = nearest_names(name, list_names(list(MODELS)))
+    close = nearest_names(name, list_names_like(name, list(MODELS)))
     like = f"nearest: {', '.join(close)}; " if close else ""
     raise ValueError(
         f"unknown model {name!r}; {like}our own: {', '.join(MODELS)}; "

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from models.build import MODELS
-from models.names import list_names, nearest_names
+from models.names import list_names_like, nearest_names
 from models.timm_zoo import list_timm
 from models.torchvision_zoo import list_torchvision
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(own))
         print(f"{len(own)} of our own, {len(list_torchvision())} torchvision/..., {len(list_timm())} timm/...")
         return 0
-    names = list_names(own)
+    names = list_names_like(pattern, own)
     found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
     if not found:
         close = nearest_names(pattern.replace("*", ""), names)

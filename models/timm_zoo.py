@@ -2,8 +2,9 @@
 
 name -> timm.create_model, which is told classes, channels and, where it asks for it, the size of the images
 
-Weights are random: pretrained ones are not offered here. Importing timm takes a second, so it is imported only where
-one of its names is used.
+Weights are random; those that timm publishes are read by models.pretrained. A tag that names them, as in
+timm/resnet18.a1_in1k, goes to timm, which may build the network a little differently for it. Importing timm takes a
+second, so it is imported only where one of its names is used.
 """
 
 import functools
@@ -38,8 +39,20 @@ def list_timm() -> list[str]:
     return [PREFIX + name for name in timm.list_models()]
 
 
+def list_timm_weights() -> list[str]:
+    """The names with the tag of each of their weights: timm/resnet18.a1_in1k."""
+    import timm
+
+    return [PREFIX + name for name in timm.list_pretrained() if "." in name]
+
+
+def has_timm(name: str) -> bool:
+    """Whether timm has a network of this name and, where it has a tag, weights of that."""
+    return name in (list_timm_weights() if "." in name else list_timm())
+
+
 def find_timm(name: str) -> Blueprint:
-    """What can be built under a name of `list_timm`; nothing is built yet."""
+    """What can be built under a name that `has_timm`; nothing is built yet."""
     parameters, is_open = parameters_of(_find_network(name.removeprefix(PREFIX)))
     is_sized = "img_size" in parameters
     return Blueprint(

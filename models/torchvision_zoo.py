@@ -2,7 +2,8 @@
 
 name -> torchvision's builder -> head of K classes -> for grey images, a first convolution of one channel
 
-Weights are random: pretrained ones are not offered here.
+Weights are random; those that torchvision publishes are read by models.pretrained. A tag that names them, as in
+torchvision/resnet18.IMAGENET1K_V1, says nothing about the network.
 """
 
 import functools
@@ -36,9 +37,32 @@ def list_torchvision() -> list[str]:
     return [PREFIX + name for name in models.list_models(module=models)]
 
 
+def list_torchvision_weights() -> list[str]:
+    """The names with the tag of each of their weights: torchvision/resnet18.IMAGENET1K_V1."""
+    return [f"{name}.{tag}" for name in list_torchvision() for tag in _list_tags(name)]
+
+
+def has_torchvision(name: str) -> bool:
+    """Whether torchvision has a network of this name and, where it has a tag, weights of that."""
+    architecture, dot, tag = name.partition(".")
+    if architecture not in list_torchvision():
+        return False
+    return not dot or tag == "DEFAULT" or tag in _list_tags(name)
+
+
+def _list_tags(name: str) -> list[str]:
+    """The weights of a network by torchvision's names for them; not those without a last layer (vgg16's FEATURES)."""
+    return [one.name for one in models.get_model_weights(own_name(name)) if one.meta["categories"] is not None]
+
+
+def own_name(name: str) -> str:
+    """What torchvision itself calls the network of a name."""
+    return name.removeprefix(PREFIX).partition(".")[0]
+
+
 def find_torchvision(name: str) -> Blueprint:
-    """What can be built under a name of `list_torchvision`; nothing is built yet."""
-    builder = models.get_model_builder(name.removeprefix(PREFIX))
+    """What can be built under a name that `has_torchvision`; nothing is built yet."""
+    builder = models.get_model_builder(own_name(name))
     network = inspect.signature(builder, eval_str=True).return_annotation
     parameters, _ = parameters_of(network)
     fixed = _AUXILIARY if "aux_logits" in parameters else {}

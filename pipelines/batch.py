@@ -1,6 +1,6 @@
 """The door of this room: what a loader hands to the engine.
 
-Legend of shape letters: N samples in the batch of this rank, C channels, H height, W width.
+Legend of shape letters: N samples in the batch of this rank, C channels, H height, W width, D width of features.
 """
 
 import itertools
@@ -24,7 +24,7 @@ class Mix(NamedTuple):
 class Batch(NamedTuple):
     """One rank's share of a global batch, on the device.
 
-    inputs: one tensor per view, normalised float (N, C, H, W), channels_last.
+    inputs: one tensor per view, normalised float (N, C, H, W), channels_last; or features, float (N, D).
     labels_N: int64 (N,), 0..num_classes-1.
     mix: None, or what mixup and CutMix did.
     ids_N: int64 (N,), the sample ids.
@@ -36,6 +36,20 @@ class Batch(NamedTuple):
     mix: Mix | None
     ids_N: Tensor
     valid_N: Tensor
+
+
+class Features(NamedTuple):
+    """What a network makes of the samples of a split before its last layer: computed by the engine, batched here.
+
+    N: the samples that could be read, in the order of their ids, each once.
+    features_ND: float32 (N, D), of a run in fp64 float64.
+    labels_N: int64 (N,), 0..num_classes-1, on the CPU.
+    ids_N: int64 (N,), the sample ids, rising, on the CPU.
+    """
+
+    features_ND: Tensor
+    labels_N: Tensor
+    ids_N: Tensor
 
 
 class BadSample(NamedTuple):

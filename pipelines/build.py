@@ -1,6 +1,7 @@
 """The door of this room for programs: configuration -> data -> loaders.
 
 Config -> build_data.py: splits, InputSpec completed -> build_executor.py: backend chosen -> build_loader.py: loaders
+                                                     -> features, computed once -> build_cached.py: their loader
 
 These, build_augment.py, build_pack.py, build_preview.py and build_study.py are the only files of this room that read a
 configuration.
@@ -15,6 +16,7 @@ import torch
 
 from configs.load import replace_section
 from configs.schema import Config
+from pipelines.build_cached import build_cached_loader
 from pipelines.build_data import (
     Data,
     build_data,
@@ -43,6 +45,7 @@ from pipelines.parallel import num_cores
 from pipelines.preview import MOST_EPOCHS, Preview, Shown
 from pipelines.sampling import expectations
 from pipelines.source import Source
+from pipelines.sources.index import default_cache
 from pipelines.wording import Count, Range
 
 __all__ = [  # the door of this room: what others import from here, wherever it is written
@@ -58,6 +61,7 @@ __all__ = [  # the door of this room: what others import from here, wherever it 
     "Shown",
     "Storing",
     "StudyLoader",
+    "build_cached_loader",
     "build_data",
     "build_evaluation_loader",
     "build_loaders",
@@ -68,6 +72,7 @@ __all__ = [  # the door of this room: what others import from here, wherever it 
     "check_classes",
     "check_dataset",
     "choose_backend",
+    "default_cache",
     "describe_data",
     "fingerprint_splits",
     "has_shards",

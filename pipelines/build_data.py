@@ -5,7 +5,7 @@ digits, folder, manifest, packed, a set of torchvision's, a user's own: each is 
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -25,7 +25,7 @@ from pipelines.sources.own_items import Reading
 from pipelines.sources.packed import open_packed
 from pipelines.sources.scan import scan_folder
 from pipelines.sources.torchvision_sets import SETS, default_root, load_torchvision
-from pipelines.split import split_source
+from pipelines.split import Parts, split_fold, split_source
 from pipelines.statistics import measure_statistics
 
 _TEST_FRAC = 0.2
@@ -75,7 +75,9 @@ def build_data(config: Config, *, show_progress: bool) -> Data:
     splits = read_splits(config, show_progress=show_progress)
     _check_weights(config.data, splits["train"])
     _check_class_weights(config.data, splits["train"].class_names)
-    if "val" not in splits and config.data.val_frac > 0:
+    if config.data.num_folds:
+        splits["train"], splits["val"] = _cut_folds(config.data, splits)
+    elif "val" not in splits and config.data.val_frac > 0:
         parts = split_source(splits["train"], held_out_frac=config.data.val_frac, seed=config.data.split_seed)
         splits["train"], splits["val"] = parts.rest, parts.held_out
     for split, source in splits.items():
@@ -89,6 +91,20 @@ def build_data(config: Config, *, show_progress: bool) -> Data:
     if config.augment.crop == "pad":
         check_pad(config.augment.pad_px, size_px=given(spec.size_px))
     return Data(train=splits["train"], val=splits.get("val"), test=splits.get("test"), spec=spec)
+
+
+def _cut_folds(data: DataConfig, splits: Mapping[str, Source]) -> Parts:
+    """Train without one of its parts, and that part.
+
+    Raises:
+        ValueError: The data has a val of its own; or a class has too few images.
+    """
+    if "val" in splits:
+        raise ValueError(
+            f"data.num_folds={data.num_folds} makes val from train, but the data has a val of its own; move its images "
+            "into train, or drop data.num_folds."
+        )
+    return split_fold(splits["train"], num_folds=data.num_folds, fold=data.fold, seed=data.split_seed)
 
 
 def _check_no_val_is_needed(config: Config) -> None:

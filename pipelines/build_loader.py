@@ -71,17 +71,7 @@ def training_parts(config: Config, data: Data, *, place: Place, num_views: int =
     unmixed = settings._replace(mixing=Mixing())
     backend = choose_backend(config, data).name
     home = home_of_operations(config, backend=backend, on_gpu=place.device.type == "cuda")
-    weights_N = weights_of(config, data.train)
-    order = TrainingOrder(
-        len(data.train.labels_N),
-        global_batch_size=config.train.global_batch_size,
-        seed=seed,
-        rank=place.rank,
-        world_size=place.world_size,
-        num_repeats=config.augment.repeats,
-        in_pairs=settings.mixes,
-        weighting=None if weights_N is None else Weighting(data.train.labels_N, weights_N),
-    )
+    order = training_order(config, data.train, place=place, in_pairs=settings.mixes)
 
     def draw_plan(share: Share, epoch: int, step: int) -> Plan:
         return plan_training(
@@ -121,6 +111,41 @@ def training_parts(config: Config, data: Data, *, place: Place, num_views: int =
     )
 
 
+def training_order(config: Config, train: Source, *, place: Place, in_pairs: bool = False) -> TrainingOrder:
+    """Which samples of train each step takes.
+
+    Args:
+        config: The run's.
+        train: The samples.
+        place: Rank and world size are read.
+        in_pairs: Whether a share is widened to whole pairs, for mixing.
+
+    Raises:
+        ValueError: The global batch does not fit the data or the world size.
+    """
+    weights_N = weights_of(config, train)
+    return TrainingOrder(
+        len(train.labels_N),
+        global_batch_size=config.train.global_batch_size,
+        seed=config.run.seed,
+        rank=place.rank,
+        world_size=place.world_size,
+        num_repeats=config.augment.repeats,
+        in_pairs=in_pairs,
+        weighting=None if weights_N is None else Weighting(train.labels_N, weights_N),
+    )
+
+
+def evaluation_order(config: Config, source: Source, *, place: Place) -> EvaluationOrder:
+    """Every sample of a split once, in batches that are the same at any world size."""
+    return EvaluationOrder(
+        len(source.labels_N),
+        batch_size_per_rank=config.loader.eval_batch_size_per_rank,
+        rank=place.rank,
+        world_size=place.world_size,
+    )
+
+
 def build_evaluation_loader(
     config: Config, data: Data, split: str, *, place: Place, show_progress: bool
 ) -> PlannedLoader:
@@ -130,12 +155,7 @@ def build_evaluation_loader(
         ValueError: There is no such split, or an image cannot be read.
     """
     source = split_of(data, split)
-    order = EvaluationOrder(
-        len(source.labels_N),
-        batch_size_per_rank=config.loader.eval_batch_size_per_rank,
-        rank=place.rank,
-        world_size=place.world_size,
-    )
+    order = evaluation_order(config, source, place=place)
     parts = Parts(split, source, order, _evaluation_draw(source, data.spec), config.data.on_bad_eval_sample)
     return join(config, data, parts, place=place, show_progress=show_progress)
 

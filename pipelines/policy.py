@@ -7,6 +7,8 @@ exclude  evaluation: the sample is not counted
 Legend of shape letters: N samples of a share.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -43,14 +45,23 @@ class Policy:
         split: Their name, for the list.
         action: What to do.
         seed: The run's.
+        also_bad: Samples that are known to be unreadable beside those that the source knows of, and why.
     """
 
-    def __init__(self, source: Source, *, split: str, action: Action, seed: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        split: str,
+        action: Action,
+        seed: int,
+        also_bad: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         self.action: Action = action
         self._source = source
         self._split = split
         self._seed = seed
-        self._known = dict(source.bad)
+        self._known = {**also_bad, **source.bad}
         self._known_ids = np.array(sorted(self._known), dtype=np.int64)
         self._readable_ids: set[int] = set()
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from pipelines.source import Source
 
@@ -38,6 +38,25 @@ def split_source(source: Source, *, held_out_frac: float, seed: int) -> Parts:
     rest, held_out = train_test_split(
         np.arange(num_samples), test_size=num_held_out, stratify=source.labels_N, random_state=seed
     )
+    return Parts(source.take(_sorted(rest)), source.take(_sorted(held_out)))
+
+
+def split_fold(source: Source, *, num_folds: int, fold: int, seed: int) -> Parts:
+    """Sets part `fold` of `num_folds` aside; together the parts are the whole, none shares an image with another.
+
+    Raises:
+        ValueError: A class has fewer images than there are parts.
+    """
+    counts = np.bincount(source.labels_N, minlength=len(source.class_names))
+    smallest = int(counts.argmin())
+    if counts[smallest] < num_folds:
+        offer = f"use data.num_folds={counts[smallest]} or fewer, or " if counts[smallest] > 1 else ""
+        raise ValueError(
+            f"data.num_folds={num_folds}, but class {source.class_names[smallest]!r} has {counts[smallest]} image(s), "
+            f"and each part needs one of every class; {offer}add images."
+        )
+    parts = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+    rest, held_out = list(parts.split(np.zeros(len(source.labels_N)), source.labels_N))[fold]
     return Parts(source.take(_sorted(rest)), source.take(_sorted(held_out)))
 
 

@@ -17,7 +17,7 @@ import evaluate
 import train
 from models.build import MODELS
 
-RECIPES = sorted(Path(configs.__file__).parent.rglob("*.yaml"))
+RECIPES = [path for path in sorted(Path(configs.__file__).parent.rglob("*.yaml")) if path.parent.name != "finetune"]
 TWO_CLASSES = {"train": {"dark": 8, "light": 8}, "test": {"dark": 5, "light": 4}}
 TEN_CLASSES = {"train": {f"class {k}": 8 for k in range(10)}, "test": {f"class {k}": 2 for k in range(10)}}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from programs import ROOT, epoch_rows, succeed
 from safetensors.torch import load_file
 
@@ -48,6 +49,8 @@ def start_and_kill(command, folder: Path, *, while_writing: bool, delay_s: float
     return ", ".join(path.name for path in checkpoints.glob("*.tmp"))
 
 
+MODEL = {"name": "simple_cnn", "args": {"width": 32, "hidden": 256, "norm": "batch", "dropout": 0.3}}
+OFTEN = {"checkpoint_every_steps": 2, "log_every_steps": 3, "trackers": []}
 PLAIN = {"optim": {"name": "adamw", "lr": 0.001, "momentum": 0.0}, "train": {"global_batch_size": 60}}
 # each with what the other cannot have: an EMA or a SWA, a plateau or a schedule of steps that goes on over phases
 WITH_EMA = {
@@ -87,27 +90,74 @@ WITH_SWA = {
     ids=["plain", "with_ema", "with_swa"],
 )
 def test_many_kills_in_a_row_change_no_bit(small_recipe, tmp_path, sections, num_kills, epochs):
+    recipe = small_recipe(model=MODEL, run=OFTEN, **{**sections, "train": {**sections["train"], "epochs": epochs}})
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    half_written = run_and_kill("train.py", recipe, straight=straight, killed=killed, num_kills=num_kills)
+    assert half_written, "no kill met a checkpoint being written"
+    assert_same_run(straight, killed, num_files=1 + ("average" in sections))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run to fine-tune: an epoch on digits."""
+    folder = tmp_path_factory.mktemp("source")
+    sections = {"data": {"dataset": "digits"}, "model": MODEL, "optim": {"name": "adamw", "lr": 0.003}}
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(sections | {"train": {"epochs": 1, "global_batch_size": 60}}))
+    succeed("train.py", "--config", str(recipe), "--run.out", str(folder / "run"), "--run.trackers", "[]")
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"name": "linear"},
+        {"name": "head_then_all", "head_epochs": 2},
+        {"name": "gradual", "head_epochs": 1},
+        {"name": "differential"},
+        {"name": "all"},
+        {"name": "features"},
+    ],
+    ids=lambda strategy: strategy["name"],
+)
+def test_kills_change_no_bit_of_a_fine_tuning(small_recipe, source, tmp_path, strategy):
+    num_kills = max(NUM_KILLS // 2, 3)
     recipe = small_recipe(
-        model={"name": "simple_cnn", "args": {"width": 32, "hidden": 256, "norm": "batch", "dropout": 0.3}},
-        run={"checkpoint_every_steps": 2, "log_every_steps": 3, "trackers": []},
-        **{**sections, "train": {**sections["train"], "epochs": epochs}},
+        model={"name": str(source), "args": {}},
+        strategy=strategy,
+        optim={"name": "sgd", "lr": 0.02, "momentum": 0.9, "weight_decay": 0.001},
+        train={"epochs": num_kills + 5, "global_batch_size": 60},
+        run=OFTEN,
     )
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    command = [sys.executable, "train.py", "--config", str(recipe), "--run.out", str(killed)]
-    succeed("train.py", "--config", str(recipe), "--run.out", str(straight))
-    rng, half_written, kills = random.Random(0), [], 0
+    trained = "head" if strategy["name"] == "features" else "."
+    run_and_kill("finetune.py", recipe, straight=straight, killed=killed, num_kills=num_kills, trained=trained)
+    assert_same_run(straight, killed, num_files=1, trained=trained)
+
+
+def run_and_kill(program, recipe, *, straight, killed, num_kills, trained="."):
+    """Runs a recipe to its end, and again with kills, each later than the last; gives what these left half-written.
+
+    trained: the folder in the run folder that holds the checkpoints of training.
+    """
+    command = [sys.executable, program, "--config", str(recipe), "--run.out", str(killed)]
+    succeed(program, "--config", str(recipe), "--run.out", str(straight))
+    rng, half_written = random.Random(0), []
     for number in range(num_kills):
-        found = start_and_kill(command, killed, while_writing=number % 2 == 1, delay_s=rng.uniform(0, 0.15))
+        found = start_and_kill(command, killed / trained, while_writing=number % 2 == 1, delay_s=rng.uniform(0, 0.15))
         assert not (killed / "result.json").exists(), "the run was over before it could be killed"
-        kills += 1
         half_written += [found] if found else []
-    assert kills == num_kills
-    assert half_written, "no kill met a checkpoint being written"
-    print(f"{kills} kills, half-written then: {', '.join(half_written)}")
-    succeed("train.py", "--config", str(recipe), "--run.out", str(killed))
-    paths = [newest_checkpoint(folder / "checkpoints")[0] for folder in (straight, killed)]
+    print(f"{num_kills} kills, half-written then: {', '.join(half_written)}")
+    succeed(program, "--config", str(recipe), "--run.out", str(killed))
+    return half_written
+
+
+def assert_same_run(straight, killed, *, num_files, trained="."):
+    """Weights, averages, optimizer, rows and scores of two runs are equal to the bit."""
+    paths = [newest_checkpoint(folder / trained / "checkpoints")[0] for folder in (straight, killed)]
     names = {path.name for path in paths[0].glob("*.safetensors")}
-    assert len(names) == 1 + ("average" in sections)
+    assert len(names) == num_files
     for name in names:
         expected, found = (load_file(path / name) for path in paths)
         assert expected.keys() == found.keys()

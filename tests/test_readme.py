@@ -9,9 +9,11 @@ import pytest
 import yaml
 from programs import ROOT, run_program, succeed
 
-from configs.load import load_config, load_with_options
+from configs.load import DEFAULT_RECIPE, load_config, load_with_options
 from configs.operations import read_operations
 from configs.schema import AugmentConfig
+from engine.folds import FoldOptions
+from finetune import RECIPE
 from tools import loader_study, show_augment
 
 README = (ROOT / "README.md").read_text()
@@ -43,28 +45,31 @@ def test_every_file_has_a_line_and_every_line_a_file():
 
 def test_every_recipe_is_in_the_table_and_says_what_it_gave():
     recipes = [name for name in tracked_files() if name.startswith("configs/") and name.endswith(".yaml")]
-    assert len(recipes) == 16
+    assert len(recipes) == 19
     for recipe in recipes:
         assert f"| `{recipe}` |" in README
         header = [line for line in (ROOT / recipe).read_text().splitlines() if line.startswith("#")]
         text = " ".join(header)
-        assert "accelerate launch train.py" in text, recipe
-        if "# Not measured yet." in header:
+        program = "finetune.py" if "/finetune/" in recipe else "train.py"
+        assert f"accelerate launch {program}" in text, recipe
+        if any(line.startswith("# Not measured") for line in header):
             continue
         assert re.search(r"\d+\.\d+ \+- \d+\.\d+ %", text), f"{recipe}: no measured accuracy with its spread"
         assert re.search(r"20\d\d-\d\d-\d\d", text), f"{recipe}: no date"
 
 
 def test_commands_of_train_and_evaluate_are_accepted():
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 16
     seen = 0
     for command in COMMANDS:
         words = shlex.split(command)
-        program = next((word for word in words if word in ("train.py", "slurm/train.sh")), None)
+        program = next((word for word in words if word in ("train.py", "finetune.py", "slurm/train.sh")), None)
         if program is not None:
-            load_config(words[words.index(program) + 1 :], prog="train.py", description="")
+            recipe = RECIPE if program == "finetune.py" else DEFAULT_RECIPE
+            arguments = words[words.index(program) + 1 :]
+            load_with_options(arguments, options=FoldOptions, prog="train.py", description="", recipe=recipe)
             seen += 1
-    assert seen == 9
+    assert seen == 10
 
 
 def test_make_train_and_make_test_are_targets():

@@ -53,6 +53,8 @@ def test_a_recipe_took_the_median_time_of_its_runs_alone(monkeypatch: pytest.Mon
     assert [one.timed for one in publish.load_groups()] == [rows[1]]
     rows.append(row("timing", 2, 9.0, "1 run", machine="Y"))
     assert [one.timed for one in publish.load_groups()] == [rows[-1]], "machines are not mixed"
+    rows.append(row("timing", 3, 0.0, "1 run") | {"minutes": ""})
+    assert [one.timed for one in publish.load_groups()] == [rows[-2]], "what is not trained has no time"
     rows[1:] = []
     assert [one.timed for one in publish.load_groups()] == [None]
 
@@ -64,6 +66,14 @@ def test_the_figure_of_a_recipe_is_replaced_and_all_else_stays() -> None:
     twice = with_figure(once, header="# 71.00 % on test (2 seeds), 2026-11-25.")
     assert twice == recipe.replace("# Not measured yet.", "# 71.00 % on test (2 seeds), 2026-11-25.")
     assert with_figure(twice, header="# Not measured yet.") == recipe
+
+
+def test_a_recipe_that_says_why_it_is_not_measured_says_so_until_it_is() -> None:
+    command = "# A title:\n#\n#   accelerate launch finetune.py --config X\n"
+    recipe = f"{command}#\n# Not measured: its weights are a download.\ndata:\n"
+    assert with_figure(recipe, header="# Not measured yet.") == recipe
+    once = with_figure(recipe, header="# 70.00 % on test (1 seed), 2026-11-24.")
+    assert once == f"{command}# 70.00 % on test (1 seed), 2026-11-24.\n#\ndata:\n"
 
 
 def test_neighbours_are_compared_by_welchs_test_corrected_for_their_number() -> None:
@@ -162,22 +172,31 @@ def test_the_page_of_recipes_has_a_line_for_each_with_what_others_had_and_what_i
     lines = publish.recipes_page([group]).splitlines()
     head = lines.index("| recipe | data | epochs | top-1 that others had | top-1 measured here |")
     table = lines[head + 2 : lines.index("## Every run") - 1]
-    assert len(table) == len(publish.all_recipes()) == 16
+    assert len(table) == len(publish.all_recipes()) == 19
     assert f"| `{PLAIN.removeprefix('configs/')}` | CIFAR-10 | 10 |  | 70.00 % (1 seed) |" in table
     assert (
         "| `cifar10/speedrun96.yaml` | CIFAR-10 | 37 | 96.03 %, 34.7 s on an A100 (airbench96) | not measured yet |"
         in table
     )
+    assert "| `finetune/cifar10_three.yaml` | three classes of CIFAR-10 | 30 |  | not measured yet |" in table
+    assert "| `finetune/folder.yaml` | your own images | 10 |  | not measured yet |" in table
     for recipe, words in publish.PUBLISHED.items():
         header = "".join(line for line in (publish.ROOT / recipe).read_text().splitlines() if line.startswith("#"))
         assert words.split(" %")[0] in header, f"{recipe}: its header has the same figure"
+
+
+def test_runs_without_a_score_on_val_have_none_in_the_page() -> None:
+    group = make_group(PLAIN, [70.0, 71.0])
+    rows = [row | {"val_top1_frac": top1} for row, top1 in zip(group.rows, ("", "0.5"), strict=True)]
+    assert publish._mean(group._replace(rows=rows), "val_top1_frac") == "50.00 %"
+    assert publish._mean(group._replace(rows=rows[:1]), "val_top1_frac") == ""
 
 
 def test_all_texts_are_there_and_hold_the_blocks() -> None:
     names = {str(path.relative_to(publish.ROOT)) for path in publish.texts()}
     pages = {
         f"docs/{page}.md"
-        for page in ("recipes", "course", "operations", "augmentation", "levers", "loader", "loader_study")
+        for page in ("recipes", "course", "operations", "augmentation", "levers", "loader", "loader_study", "transfer")
     }
     assert names == {"README.md", *pages, *publish.all_recipes()}
 

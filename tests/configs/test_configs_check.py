@@ -34,6 +34,8 @@ def with_choice(config: Config, key: str, choice: str) -> Config:
     config = with_values(config, **{key.replace(".", "__"): choice})
     if key == "schedule.name" and choice == "multi_step":
         config = with_values(config, schedule__milestones_epochs=(1.0, 2.0))
+    if key == "strategy.classifier":
+        config = with_values(config, strategy__name="features")
     return config
 
 
@@ -154,7 +156,7 @@ def test_no_number_may_be_nan(config: Config, key: str) -> None:
 
 
 def test_the_tests_of_numbers_saw_all_of_them() -> None:
-    assert len(KEYS_OF_NUMBERS) == 74
+    assert len(KEYS_OF_NUMBERS) == 80
 
 
 def test_every_number_is_bounded_below() -> None:
@@ -201,8 +203,8 @@ def default_of(key: str) -> Any:
 
 
 def test_the_tests_of_unread_options_saw_all_of_them() -> None:
-    assert len(check._READ_BY) == 35
-    assert (len(READ), len(UNREAD)) == (56, 200)
+    assert len(check._READ_BY) == 42
+    assert (len(READ), len(UNREAD)) == (73, 235)
     assert len(check._READ_BY_DATA) == 5
 
 

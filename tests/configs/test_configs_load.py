@@ -41,6 +41,8 @@ from configs.schema import (
     RunConfig,
     ScheduleConfig,
     SpeedConfig,
+    StrategyConfig,
+    WeightsConfig,
 )
 
 Parse = Callable[..., Config]
@@ -293,8 +295,8 @@ def literal_keys() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def test_there_are_twenty_four_keys_that_are_choices_among_words() -> None:
-    assert len(literal_keys()) == 24
+def test_there_are_thirty_keys_that_are_choices_among_words() -> None:
+    assert len(literal_keys()) == 30
     assert literal_keys()["data.sampling"] == ("shuffled", "balanced", "weighted")
     assert "data.dataset" not in literal_keys(), "its names are torchvision's and the user's too, and checked elsewhere"
 
@@ -617,7 +619,30 @@ def shards_and_adjustment(config: Config) -> Config:
     )
 
 
+def features_of_a_run(config: Config) -> Config:
+    """A valid configuration of fine-tuning that trains nearest neighbours on the features of a run."""
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, num_folds=4, fold=1),
+        weights=WeightsConfig(run="runs/source", partial=True, input="recipe", head="keep"),
+        strategy=StrategyConfig(name="features", classifier="knn", cv_folds=3),
+    )
+
+
+def gradual_from_a_file(config: Config) -> Config:
+    """A valid configuration of fine-tuning that thaws a network from a file stage by stage."""
+    return dataclasses.replace(
+        config,
+        weights=WeightsConfig(file="weights.pth"),
+        strategy=StrategyConfig(
+            name="auto", head_epochs=2, all_lr_frac=0.5, stage_decay=0.25, frozen_bn="train", similarity="different"
+        ),
+    )
+
+
 CHANGES = [
+    features_of_a_run,
+    gradual_from_a_file,
     everything_changed,
     own_data_and_model,
     manifest_and_milestones,
@@ -695,6 +720,8 @@ def test_config_to_dict_holds_plain_values_only(config: Config) -> None:
 
 
 OTHER_VALUES: dict[str, Any] = {
+    "weights.run": "runs/source",
+    "weights.file": "weights.pth",
     "optim.groups": (GroupConfig(match=("head.*",), lr=1.0),),
     "loss.class_weights": {"cat": 2.0},
     "distill.teachers": ("runs/teacher",),
@@ -757,7 +784,8 @@ def test_the_run_folder_and_the_differing_keys_follow_the_fields_that_determine_
         assert default_run_folder(changed) != default_run_folder(config)
         assert differing == [f"{key}: {old} -> {new}"]
     else:
-        same_folder = key not in ("data.root", "data.image_root")  # images may move, but others are another run
+        moves = ("data.root", "data.image_root", "weights.run", "weights.file")
+        same_folder = key not in moves  # images and weights may move, but others are another run
         assert (default_run_folder(changed) == default_run_folder(config)) is same_folder
         assert differing == []
 

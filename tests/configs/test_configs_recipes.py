@@ -45,7 +45,7 @@ def test_the_command_in_the_header_names_this_recipe_and_parses(
 ) -> None:
     header = re.match(r"(?:#.*\n)+", path.read_text())
     assert header, f"{path} has no header comment"
-    command = re.search(r"^# accelerate launch train\.py(.*)$", header[0], flags=re.MULTILINE)
+    command = re.search(r"^# accelerate launch (?:train|finetune)\.py(.*)$", header[0], flags=re.MULTILINE)
     assert command, f"{path} has no command in its header"
     words = [str(tmp_path) if word == "DIR" else word for word in shlex.split(command[1])]
     given = words[words.index("--config") + 1] if "--config" in words else "configs/digits/simple_cnn.yaml"

@@ -1,5 +1,7 @@
 """Fits of a small network on 24 samples, 4 steps an epoch, for the tests of the loop, its sums and its checkpoints."""
 
+import collections
+
 import torch
 from torch import nn
 
@@ -13,6 +15,22 @@ BAD = (2, 3, 13, 23)  # images that cannot be read: in steps 1, 1, 3 and 4 of ea
 def make_module(dropout=0.0):
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, NUM_CLASSES)).double()
+
+
+def make_blocks(dropout=0.2):
+    """Two blocks, the norm of the second without parameters, with statistics of images; and a head."""
+    torch.manual_seed(0)
+    parts = {
+        "backbone": nn.Sequential(
+            nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(dropout), nn.Tanh()),
+            nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6, affine=False), nn.Tanh()),
+        ),
+        "head": nn.Linear(6, NUM_CLASSES),
+    }
+    module = nn.Sequential(collections.OrderedDict(parts)).double()
+    for _ in range(20):
+        module(2 + 3 * torch.randn(24, 5, dtype=torch.float64))
+    return module
 
 
 class KilledError(Exception):

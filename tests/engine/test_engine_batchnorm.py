@@ -184,3 +184,19 @@ def test_measured_statistics_are_the_same_after_an_interruption(make_job, make_l
     assert_same_weights(module, wanted)
     assert_same_weights(state.average.module, whole.average.module)
     assert rows_of(continued) == rows_of(straight)
+
+
+def test_frozen_layers_keep_their_statistics_and_the_others_are_given_what_these_make_of_them(
+    make_loader, images, runtime
+):
+    module = make_network()
+    module[1].running_mean += 2
+    first, first_norm = module[0](images[0]).detach(), copy.deepcopy(module[1]).eval()
+    given = module[4](first_norm(first).relu()).detach()
+    before = statistics(module)[:2]
+    measure_bn(module, make_loader(*images, batch_size=6), runtime=runtime, frozen_norms={"1"})
+    assert_close(statistics(module)[:2], before, tolerance=0)
+    assert torch.allclose(module[5].running_mean, given.mean(0), rtol=1e-12, atol=1e-12)
+    untouched = copy.deepcopy(module)
+    measure_bn(module, make_loader(*images, batch_size=6), runtime=runtime, frozen_norms={"1", "5"})
+    assert_same_weights(module, untouched)

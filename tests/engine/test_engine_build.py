@@ -120,6 +120,7 @@ def test_a_run_has_the_average_that_it_asks_for():
     swa = replace_section(CONFIG, "average", swa_start_epoch=7, bn_images=50)
     assert build_average(swa, NORMED, named) == Swa(7, bn_loader="50 images")
     assert build_average(swa, PLAIN, named) == Swa(7, bn_loader=None), "there is nothing to measure"
+    assert build_average(swa, PLAIN, named, first_epoch=3) == Swa(10, bn_loader=None)
 
 
 def test_images_for_batch_norm_are_loaded_only_where_there_is_some():

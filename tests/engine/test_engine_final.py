@@ -6,8 +6,9 @@ from small_fits import NUM_CLASSES, make_module
 from torch import nn
 
 from engine.averages import Ema
+from engine.checkpoint import read_card, scored_checkpoint
 from engine.evaluation import evaluate
-from engine.final import score_run, ways_to_score
+from engine.final import save_final, score_checkpoint, score_run, ways_to_score
 from engine.fit import fit
 
 
@@ -58,3 +59,38 @@ def test_a_run_is_scored_as_it_is_judged_and_without_average_and_views(make_job,
 
 def rows(inputs: torch.Tensor) -> torch.Tensor:
     return inputs[:, None, None, :]
+
+
+def test_the_only_checkpoint_of_a_finished_network_is_scored_as_every_other(make_job, make_loader, data):
+    job = make_job(val=False)
+    save_final(Image(), step=7, card=job.card | {"knn": {"k": 3}}, folder=job.folder, runtime=job.runtime)
+    checkpoint = scored_checkpoint(job.folder.checkpoints)
+    assert checkpoint.name == "step_00000007"
+    assert read_card(checkpoint)["knn"] == {"k": 3}
+    loader = make_loader(rows(data[0]), data[1], batch_size=7, split="test")
+    other = Image()
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    score_checkpoint(
+        other,
+        {"test": loader},
+        card=job.card,
+        step=7,
+        epoch=0,
+        tta="none",
+        folder=job.folder,
+        runtime=job.runtime,
+        bad_log=job.bad_log,
+        progress=job.progress,
+    )
+    score = evaluate(Image(), loader, num_classes=NUM_CLASSES, runtime=job.runtime, bad_log=job.bad_log, step=0)
+    result = job.folder.read_result()
+    assert (result["test/top1_frac"], result["test/loss"]) == (score.top1_frac, score.loss)
+    assert (result["step"], result["epoch"]) == (7, 0)
+
+
+def test_a_finished_network_that_cannot_be_written_is_an_error(make_job):
+    job = make_job(val=False)
+    job.folder.checkpoints.touch()
+    with pytest.raises(OSError, match="could not write checkpoint"):
+        save_final(Image(), step=0, card=job.card, folder=job.folder, runtime=job.runtime)

@@ -80,7 +80,7 @@ def test_among_several_processes_a_parameter_without_a_gradient_is_named(make_jo
     module.forward = lambda inputs: module[3](module[1](module[0](inputs)))
     fit(module, make_job("one"))  # alone it does no harm
     monkeypatch.setattr(runtime, "world_size", 2)
-    monkeypatch.setattr(runtime, "average_buffers", lambda module: None)
+    monkeypatch.setattr(runtime, "average_buffers", lambda module, frozen_norms: None)
     monkeypatch.setattr("engine.fit.Agreement", lambda world_size: Agreement(1))
     with pytest.raises(ValueError, match=r"take no part in its output: spare\.weight, spare\.bias\. With several"):
         fit(module, make_job("two"))

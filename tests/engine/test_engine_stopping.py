@@ -86,7 +86,7 @@ def test_what_is_saved_at_the_end_of_an_epoch_has_the_buffers_of_all_ranks(make_
     """Only one rank's are saved: the others' must be in them, or a run that goes on would score something else."""
     job, module = make_job(), make_module()
     module.register_buffer("mean", torch.zeros(1, dtype=torch.float64))
-    monkeypatch.setattr(job.runtime, "average_buffers", lambda trained: trained.mean.fill_(7.0))
+    monkeypatch.setattr(job.runtime, "average_buffers", lambda trained, frozen_norms: trained.mean.fill_(7.0))
     fit(module, stopping_at(job, [step]))
     newest, _ = newest_checkpoint(job.folder.checkpoints)
     assert load_file(newest / "model.safetensors")["mean"].item() == (7.0 if step == 4 else 0.0)

@@ -107,8 +107,22 @@ def test_the_scale_of_norms_stays_at_one_and_their_shift_is_trained() -> None:
 
 def test_logits_are_multiplied_by_their_scale() -> None:
     images = torch.randn(2, 3, 8, 8)
-    plain, scaled = (build(size_px=8, widths=[4], logit_scale=scale)(images) for scale in (1.0, 0.25))
-    assert torch.equal(scaled, plain / 4)
+    plain, scaled = (build(size_px=8, widths=[4], logit_scale=scale)(images) for scale in (1.0, 1 / 9))
+    assert torch.allclose(scaled, plain / 9, rtol=1e-5, atol=1e-7)
+
+
+def test_the_last_layer_gives_the_logits_and_is_trained_as_if_they_were_multiplied_after_it() -> None:
+    images, labels = torch.randn(6, 3, 16, 16, dtype=torch.float64), torch.arange(6)
+    module = build(size_px=16, widths=[4, 8], logit_scale=0.1).double()
+    linear, features = module.head[2], []
+    linear.register_forward_pre_hook(lambda _module, inputs: features.append(inputs[0]))
+    logits = module(images)
+    assert torch.equal(F.linear(features[0], linear.weight), logits)
+    F.cross_entropy(logits, labels).backward()
+    trained = [one for one in module.parameters() if one.requires_grad]
+    after = F.cross_entropy(module.head(module.groups(module.stem(images))) * 0.1, labels)
+    for gradient, one in zip(torch.autograd.grad(after, trained), trained, strict=True):
+        assert torch.allclose(one.grad, gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_maps_have_the_sizes_of_the_docstring() -> None:

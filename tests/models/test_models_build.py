@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import models
 from configs.schema import InputSpec, ModelConfig
@@ -42,7 +43,11 @@ def refused(wanted: str, name: str = "simple_cnn", **args: Any) -> None:
         ("torchvision/resnt18", ["torchvision/resnet18"]),
         ("torchvision/convnextv2_tiny", ["timm/convnextv2_tiny", "torchvision/convnext_tiny"]),
         ("timm/convnext_tny", ["timm/convnext_tiny"]),
-        ("timm/resnet18.a1_in1k", ["timm/resnet18"]),
+        ("timm/resnet18.a1_in2k", ["timm/resnet18.a1_in1k"]),
+        ("timm/resnt18.a1_in1k", ["timm/resnet18.a1_in1k"]),
+        ("torchvision/resnet50.imagenet1k_v1", ["torchvision/resnet50.IMAGENET1K_V1"]),
+        ("torchvision/resnet50.a1_in1k", ["timm/resnet50.a1_in1k"]),
+        ("resnet18.a1_in1k", ["timm/resnet18.a1_in1k"]),
         ("torchvision/resnet", ["resnet"]),
     ],
 )
@@ -52,6 +57,28 @@ def test_an_unknown_network_is_refused_with_the_nearest_ones_of_every_kind(name:
     nearest = str(caught.value).split("; ")[1].removeprefix("nearest: ").split(", ")
     assert nearest[: len(wanted)] == wanted
     assert len(nearest) <= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "untagged"),
+    [
+        ("timm/test_vit.r160_in1k", "timm/test_vit"),
+        ("torchvision/shufflenet_v2_x0_5.IMAGENET1K_V1", "torchvision/shufflenet_v2_x0_5"),
+    ],
+)
+def test_a_tag_names_weights_and_leaves_the_network_as_it_is(name: str, untagged: str) -> None:
+    spec = InputSpec(size_px=32, channels=1)
+    first, second = (
+        build_model(ModelConfig(name=one), num_classes=3, spec=spec, seed=0).state_dict() for one in (name, untagged)
+    )
+    assert list(first) == list(second)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18.", "torchvision/resnet18.", "simple_cnn.a", "timm/resnet18.a1_in1k.b"])
+def test_a_tag_that_names_no_weights_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^unknown model {name!r}; nearest: "):
+        check(name)
 
 
 def test_a_network_unlike_any_is_refused_with_our_own_and_where_the_others_are_listed() -> None:

@@ -11,7 +11,7 @@ from torchvision import models
 
 from models.build import MODELS
 from models.list import main
-from models.names import list_names, nearest_names
+from models.names import list_names, list_names_like, nearest_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,3 +82,21 @@ def test_the_nearest_names_are_at_most_five_and_those_of_a_zoo_stay_in_it() -> N
     assert all(one.startswith("b/") for one in nearest_names("b/resnt50", names))
     assert nearest_names("a/vgg", names) == ["b/vgg"]
     assert nearest_names("zzz", names) == []
+
+
+def test_a_pattern_with_a_dot_finds_tags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["timm/resnet18.*"]) == 0
+    found = capsys.readouterr().out.splitlines()[:-1]
+    assert found == [f"timm/{one}" for one in timm.list_pretrained("resnet18.*")]
+    assert len(found) > 5
+    assert main(["torchvision/resnet50.*"]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        "torchvision/resnet50.IMAGENET1K_V1",
+        "torchvision/resnet50.IMAGENET1K_V2",
+    ]
+
+
+def test_names_with_tags_are_offered_only_for_a_name_with_one() -> None:
+    tagged = {"torchvision/resnet18.IMAGENET1K_V1", "timm/resnet18.a1_in1k"}
+    assert tagged <= set(list_names_like("timm/resnet18.a1", list(MODELS)))
+    assert list_names_like("timm/resnet18", list(MODELS)) == list_names(list(MODELS))

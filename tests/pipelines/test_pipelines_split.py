@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.source import ArraySource
-from pipelines.split import Parts, split_source
+from pipelines.split import Parts, split_fold, split_source
 
 
 def make_source(counts: list[int]) -> ArraySource:
@@ -82,3 +82,37 @@ def test_a_class_of_one_image_is_refused_by_name_and_no_fraction_is_offered() ->
         split(make_source([30, 1, 20]), 0.2)
     assert "use a fraction" not in str(caught.value)
     assert "data.val_frac=0 with run.select=last" in str(caught.value)
+
+
+def fold(source: ArraySource, number: int, *, num_folds: int = 4, seed: int = 0) -> Parts:
+    return split_fold(source, num_folds=num_folds, fold=number, seed=seed)
+
+
+def test_folds_share_no_sample_and_are_the_whole_together():
+    source = make_source([8, 12, 21])
+    parts = [fold(source, number) for number in range(4)]
+    held_out = [number for part in parts for number in numbers_of(part.held_out)]
+    assert sorted(held_out) == list(range(41))
+    for part in parts:
+        assert sorted(numbers_of(part.rest) + numbers_of(part.held_out)) == list(range(41))
+
+
+def test_each_fold_has_its_share_of_every_class():
+    source = make_source([8, 12, 21])
+    counts = [np.bincount(fold(source, number).held_out.labels_N, minlength=3) for number in range(4)]
+    assert all(
+        low <= count <= high for one in counts for count, low, high in zip(one, (2, 3, 5), (2, 3, 6), strict=True)
+    )
+
+
+def test_folds_of_one_seed_are_the_same_and_of_another_not():
+    source = make_source([20, 20])
+    assert numbers_of(fold(source, 1).held_out) == numbers_of(fold(source, 1).held_out)
+    assert numbers_of(fold(source, 1).held_out) != numbers_of(fold(source, 1, seed=1).held_out)
+
+
+@pytest.mark.parametrize(("counts", "offer"), [([3, 9], "use data.num_folds=3 or fewer, or "), ([1, 9], "")])
+def test_a_class_with_fewer_images_than_folds_is_refused(counts, offer):
+    message = f"class 'class0' has {counts[0]} image(s), and each part needs one of every class; {offer}add images."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fold(make_source(counts), 0)

@@ -8,7 +8,9 @@ import subprocess
 import pytest
 from programs import ROOT
 
-from configs.load import load_config
+from configs.load import DEFAULT_RECIPE, load_with_options
+from engine.folds import FoldOptions
+from finetune import RECIPE
 
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
 BATCH_SCRIPTS = [path for path in SCRIPTS if path.name != "launch.sh"]
@@ -16,7 +18,7 @@ PAGE = (ROOT / "slurm" / "README.md").read_text()
 
 
 def test_there_are_these_scripts():
-    assert [path.name for path in SCRIPTS] == ["array.sh", "launch.sh", "train.sh"]
+    assert [path.name for path in SCRIPTS] == ["array.sh", "finetune.sh", "launch.sh", "train.sh"]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -50,7 +52,9 @@ def test_the_commands_of_the_page_are_taken_by_script_and_program():
         place = next(number for number, word in enumerate(words) if word.endswith(".sh"))
         assert (ROOT / words[place]).exists(), command
         staged = ["--data.root", "copy"] if "STAGE=" in command else []
-        load_config([*words[place + 1 :], *staged], prog="train.py", description="")
+        recipe = RECIPE if words[place] == "slurm/finetune.sh" else DEFAULT_RECIPE
+        arguments = [*words[place + 1 :], *staged]
+        load_with_options(arguments, options=FoldOptions, prog="train.py", description="", recipe=recipe)
 
 
 def test_a_variable_called_copy_is_not_taken_for_a_data_folder(tmp_path):

@@ -1,0 +1,89 @@
+"""The study of transfer into its page: table, verdicts, picture, rates."""
+
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from benchmarks.publish_transfer import best_rates, draw_transfer, rates_table, transfer_picture, transfer_table
+from benchmarks.transfer_study import ARMS, METHODS, RATES_TRIED, SOURCE, TRIALS
+
+SCRATCH, LINEAR, SVM = ([60.0, 62.0, 61.5], [80.0, 81.0, 80.2], [60.0, 63.0, 61.0])
+
+
+def rows_of(method: str, num_images: int, tops: list[float]) -> list[dict[str, str]]:
+    recipe, overrides = next(arm for arm, meant in ARMS.items() if meant == (method, num_images))
+    return [
+        {"study": "transfer", "recipe": recipe, "overrides": overrides, "seed": str(seed), "val_top1_frac": "",
+         "test_top1_frac": str(top / 100), "machine": "2 cores of X", "torch": "2.14", "date": "2026-12-01"}
+        for seed, top in enumerate(tops)
+    ]  # fmt: skip
+
+
+def trial(method: str, lr: float, top: float) -> dict[str, str]:
+    recipe, overrides = next(arm for arm, meant in TRIALS.items() if meant == (method, lr))
+    return {"study": "transfer_rates", "recipe": recipe, "overrides": overrides, "val_top1_frac": str(top / 100)}
+
+
+@pytest.fixture
+def rows() -> list[dict[str, str]]:
+    other = {**rows_of("all", 50, [1.0])[0], "study": "levers"}
+    return [
+        *rows_of("linear", 50, LINEAR), *rows_of("features and SVM", 50, SVM), *rows_of("scratch", 50, SCRATCH),
+        *rows_of("linear", 1000, [90.0]), other,
+    ]  # fmt: skip
+
+
+def test_a_method_has_a_line_and_a_number_of_images_a_column(rows: list[dict[str, str]]) -> None:
+    lines = transfer_table(rows).splitlines()
+    assert lines[0] == "| strategy | 50 per class | 200 per class | 1,000 per class |"
+    assert [line.split(" | ")[0] for line in lines[2 : 2 + len(METHODS)]] == [f"| {method}" for method in METHODS]
+    mean, spread = statistics.mean(SCRATCH), statistics.stdev(SCRATCH)
+    assert lines[2] == f"| scratch | {mean:.2f} +- {spread:.2f} % (3 seeds) | not measured | not measured |"
+    assert lines[4] == "| linear | 80.40 +- 0.53 % (3 seeds) | not measured | 90.00 % (1 seed) |"
+    assert lines[-1] == "Measured on 2 cores of X, torch 2.14, 2026-12-01."
+    source = {"study": "transfer_source", "recipe": SOURCE.recipe, "overrides": "", "test_top1_frac": "0.9012"}
+    assert transfer_table([*rows, source]).endswith(
+        "2026-12-01. The network it starts from: 90.12 % (1 seed) on its own seven classes.\n"
+    )
+
+
+def test_methods_are_held_against_scratch_at_the_same_number_of_images(rows: list[dict[str, str]]) -> None:
+    verdicts = [line for line in transfer_table(rows).splitlines() if line.startswith("- ")]
+    linear, svm = (stats.ttest_ind(values, SCRATCH, equal_var=False) for values in (LINEAR, SVM))
+    assert len(verdicts) == 2, "at 1,000 images there is nothing to hold it against"
+    gain = statistics.mean(LINEAR) - statistics.mean(SCRATCH)
+    assert verdicts[1].startswith(
+        f"- linear at 50 per class, against scratch at 50 per class: **better**, {gain:+.2f} points"
+    )
+    assert verdicts[1].endswith(f"p = {2 * linear.pvalue:.2g})")
+    assert verdicts[0].startswith("- features and SVM at 50 per class, against scratch at 50 per class: **undecided**")
+    assert verdicts[0].endswith(f"p = {svm.pvalue:.2g})")
+
+
+def test_what_was_not_measured_is_said_and_not_drawn(tmp_path: Path) -> None:
+    assert transfer_table([]) == rates_table([]) == "Not measured yet.\n"
+    assert transfer_picture([]) == ""
+    draw_transfer([], tmp_path / "transfer.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_picture_is_drawn_of_what_there_is(rows: list[dict[str, str]], tmp_path: Path) -> None:
+    assert "(figures/transfer.png)" in transfer_picture(rows)
+    draw_transfer(rows, tmp_path / "transfer.png")
+    pixels = np.asarray(Image.open(tmp_path / "transfer.png").convert("RGB")).reshape(-1, 3)
+    assert all((pixels == color).all(axis=1).any() for color in ((44, 160, 44), (31, 119, 180)))  # linear, the SVM
+
+
+def test_of_rates_the_best_on_val_is_taken_and_of_equals_the_lowest() -> None:
+    low, middle, high = RATES_TRIED["linear"]
+    tried = [trial("linear", high, 81.0), trial("linear", low, 79.5), trial("linear", middle, 81.0)]
+    assert best_rates(tried) == {"linear": middle}
+    assert best_rates(tried[:2]) == {}, "one is missing"
+    lines = rates_table(tried).splitlines()
+    assert lines[3].startswith(f"| linear | {low:g}: 79.50 %, **{middle:g}: 81.00 %**, {high:g}: 81.00 % | ")
+    assert lines[2].startswith("| scratch | not measured | ")
+    assert len(lines) == 2 + len(RATES_TRIED)
