@@ -17,7 +17,7 @@ from configs.schema import Config
 from engine.build import build_average, build_bn_loader, build_card, check_fits, resolve_config, with_measured_input
 from engine.build_loss import build_loss
 from engine.build_start import Start, build_start, describe_images, describe_input
-from engine.build_strategy import build_strategy_phases, decide_strategy
+from engine.build_strategy import build_strategy_phases, decide_strategy, first_scheduled_epoch
 from engine.errors import clear_errors
 from engine.folds import FoldOptions, list_runs, summarise
 from engine.run import Desk, Plan, conduct, unless_finished
@@ -87,7 +87,6 @@ def tune(config: Config, start: Start, desk: Desk) -> None:
         config, module, some_images, head=head, labels_N=data.train.labels_N, runtime=runtime, progress=desk.progress
     )
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
-    check_fits(config, module, spec=data.spec, runtime=runtime)
     builders = (build_model, build_pretrained)
     loss = build_loss(config, module, data.train, spec=data.spec, builders=builders, runtime=runtime)
     card = build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data))
@@ -101,8 +100,6 @@ def tune(config: Config, start: Start, desk: Desk) -> None:
         spec=data.spec,
         description=describe_data(data, loaders),
         loader=loaders.backend.name,
-        average=build_average(config, module, some_images),
-        bn_loader=build_bn_loader(config, module, some_images),
     )
     if decided.strategy.name == "features":
         tools = Tools(
@@ -114,12 +111,17 @@ def tune(config: Config, start: Start, desk: Desk) -> None:
             cache=default_cache(),
         )
         conduct_on_features(config, plan, head=head, tools=tools, desk=desk, draw=draw_run)
-    else:
-        stages, layers = list_stages(module, head=head), list_layers(module)
-        phases = build_strategy_phases(
-            decided, loaders.train, loaders.train_in_batches_of, stages=stages, layers=layers
-        )
-        conduct(config, plan._replace(phases=phases), desk=desk, draw=draw_run)
+        return
+    stages, layers = list_stages(module, head=head), list_layers(module)
+    phases = build_strategy_phases(decided, loaders.train, loaders.train_in_batches_of, stages=stages, layers=layers)
+    check_fits(config, module, spec=data.spec, runtime=runtime, phase=phases[-1])
+    before = first_scheduled_epoch(decided.strategy, num_stages=len(stages))
+    plan = plan._replace(
+        phases=phases,
+        average=build_average(config, module, some_images, first_epoch=before),
+        bn_loader=build_bn_loader(config, module, some_images),
+    )
+    conduct(config, plan, desk=desk, draw=draw_run)
 
 
 def build_network(config: Config, start: Start, data: Data, *, desk: Desk) -> nn.Module:
