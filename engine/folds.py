@@ -103,16 +103,17 @@ def summarise(folder: Path, runs: Sequence[Config], options: FoldOptions) -> str
     ]
     scores = [float(result["val/top1_frac"]) for result in results]
     means = [statistics.fmean(scores[start : start + options.folds]) for start in range(0, len(scores), options.folds)]
+    of_folds, of_repeats = statistics.stdev(scores), statistics.stdev(means) if len(means) > 1 else None
     summary = {
         "val/top1_frac": statistics.fmean(scores),
-        "val/top1_frac_std_of_folds": statistics.stdev(scores),
-        "val/top1_frac_std_of_repeats": statistics.stdev(means) if len(means) > 1 else None,
+        "val/top1_frac_std_of_folds": of_folds,
+        "val/top1_frac_std_of_repeats": of_repeats,
     }
     replace_file(folder / "folds.json", (json.dumps({"summary": summary, "folds": rows}, indent=2) + "\n").encode())
-    spread = f"of parts {100 * summary['val/top1_frac_std_of_folds']:.2f}" + (
-        f", of repeats {100 * summary['val/top1_frac_std_of_repeats']:.2f}" if len(means) > 1 else ""
+    spread = f"of parts {100 * of_folds:.2f}" + (
+        f", of repeats {100 * of_repeats:.2f}" if of_repeats is not None else ""
     )
     return (
-        f"{options.folds} folds, {options.repeats} repeat(s): val top-1 {100 * summary['val/top1_frac']:.2f} % "
+        f"{options.folds} folds, {options.repeats} repeat(s): val top-1 {100 * statistics.fmean(scores):.2f} % "
         f"(standard deviation {spread}), all in {folder / 'folds.json'}"
     )

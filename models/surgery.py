@@ -40,7 +40,7 @@ def find_head(module: nn.Module, *, num_classes: int) -> str:
         ValueError: There is no such layer, or there are several whose logits are put together.
     """
     path = _timm_classifier(module) if hasattr(module, "get_classifier") else ""
-    paths = [
+    paths: list[str] = [
         one_path
         for one_path, one in module.get_submodule(path).named_modules(prefix=path)
         if _num_outputs(one) == num_classes
