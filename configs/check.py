@@ -86,6 +86,7 @@ _READ_ABOVE_ZERO: dict[str, tuple[str, ...]] = {
     "augment.erase_scale": ("augment.erase_prob",),
     "augment.erase_ratio": ("augment.erase_prob",),
     "augment.mix_until_epoch": ("augment.mixup_alpha", "augment.cutmix_alpha"),
+    "augment.mix_from_images": ("augment.mixup_alpha", "augment.cutmix_alpha"),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -105,6 +106,7 @@ _AT_LEAST: dict[str, float] = {
     "augment.cutmix_alpha": 0,
     "augment.mix_prob": 0,
     "augment.mix_switch_prob": 0,
+    "augment.mix_from_images": 0,
     "augment.erase_prob": 0,
     "augment.noise_std": 0,
     "augment.cutout_px": 0,

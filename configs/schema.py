@@ -121,6 +121,8 @@ class AugmentConfig:
         mix_prob: Part of the pairs that are mixed.
         mix_switch_prob: Part of the mixed pairs that take CutMix, where mixup is on too.
         mix_until_epoch: From this epoch on no pair is mixed; fractions allowed. Default: mixed to the end.
+        mix_from_images: No pair is mixed where train has fewer images than this; 0 = whatever there are. With few
+            images mixing costs more than it gives: BiT takes mixup 0.1 from 20,000 on (Kolesnikov et al., 2020).
         erase_prob: Probability that a box is erased (set to the mean), its place, area and shape drawn at random.
         erase_scale: Smallest and largest part of the area that the box takes.
         erase_ratio: Smallest and largest height / width of the box.
@@ -150,6 +152,7 @@ class AugmentConfig:
     mix_prob: float = 1.0
     mix_switch_prob: float = 0.5
     mix_until_epoch: float | None = None
+    mix_from_images: int = 0
     erase_prob: float = 0.0
     erase_scale: tuple[float, float] = (0.02, 0.33)
     erase_ratio: tuple[float, float] = (0.3, 3.3)

@@ -92,7 +92,7 @@ class Loaders(NamedTuple):
 
     train: of the size that training begins with. train_in_batches_of: global batch size -> the same in other batches;
     one of them may be iterated at a time. sampling: how often images are met, in words, where that is not once per
-    epoch.
+    epoch. mixing: why no pair is mixed, where one would be with more images.
     """
 
     train: PlannedLoader
@@ -100,6 +100,7 @@ class Loaders(NamedTuple):
     evaluation: dict[str, PlannedLoader]
     backend: Backend
     sampling: str
+    mixing: str
 
 
 def build_loaders(config: Config, data: Data, *, place: Place, show_progress: bool) -> Loaders:
@@ -121,6 +122,7 @@ def build_loaders(config: Config, data: Data, *, place: Place, show_progress: bo
         },
         backend=choose_backend(config, data),
         sampling=_describe_sampling(config, data.train),
+        mixing=_describe_mixing(config, data.train),
     )
 
 
@@ -133,7 +135,7 @@ def describe_data(data: Data, loaders: Loaders) -> str:
     return (
         f"data: {', '.join(sizes)}; {len(data.train.class_names)} classes; {train.num_left_out} "
         f"{'draws' if loaders.sampling else 'images'} left out of each epoch of {train.steps_per_epoch} steps\n"
-        f"{loaders.sampling}"
+        f"{loaders.sampling}{loaders.mixing}"
         f"input: {spec.size_px}x{spec.size_px}, {spec.channels} channel(s), mean ({mean}), std ({std})\n"
         f"loader: {loaders.backend.name} ({loaders.backend.reason})" + _describe_bad(data)
     )
@@ -153,6 +155,13 @@ def _describe_sampling(config: Config, train: Source) -> str:
         times = [times[label] for label in ranked[:half]] + ["..."] + [times[label] for label in ranked[-half:]]
     words = config.data.sampling + (" with class_weights" if config.data.class_weights else "")
     return f"sampling: {words}: {', '.join(times)}; an epoch is {len(weights_N):,} draws\n"
+
+
+def _describe_mixing(config: Config, train: Source) -> str:
+    num_images, wanted = len(train.labels_N), config.augment.mix_from_images
+    if num_images >= wanted:
+        return ""
+    return f"mixing: none, for {num_images:,} images are fewer than augment.mix_from_images={wanted:,}\n"
 
 
 def _describe_bad(data: Data) -> str:

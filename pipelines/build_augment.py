@@ -40,11 +40,12 @@ def build_steps(config: Config) -> tuple[Step, ...]:
     )
 
 
-def build_effect_settings(config: Config) -> EffectSettings:
-    """What the tail does, as it is drawn."""
+def build_effect_settings(config: Config, *, num_images: int) -> EffectSettings:
+    """What the tail does, as it is drawn, where train has `num_images`."""
     augment = config.augment
+    mixing = Mixing(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_prob, augment.mix_switch_prob)
     return EffectSettings(
-        mixing=Mixing(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_prob, augment.mix_switch_prob),
+        mixing=mixing if num_images >= augment.mix_from_images else Mixing(),
         erasing=Erasing(augment.erase_prob, augment.erase_scale, augment.erase_ratio),
         noise_std=augment.noise_std,
         cutout_px=augment.cutout_px,

@@ -67,7 +67,8 @@ def training_parts(config: Config, data: Data, *, place: Place, num_views: int =
     """
     fit, sizes_N2, seed = fit_of(data.spec), data.train.sizes_N2, config.run.seed
     check_operations(config, channels=given(data.spec.channels))
-    augmentation, settings = build_augmentation(config), build_effect_settings(config)
+    augmentation = build_augmentation(config)
+    settings = build_effect_settings(config, num_images=len(data.train.labels_N))
     unmixed = settings._replace(mixing=Mixing())
     backend = choose_backend(config, data).name
     home = home_of_operations(config, backend=backend, on_gpu=place.device.type == "cuda")

@@ -68,7 +68,9 @@ def build_preview(
         epoch=epoch,
         most_images=num_counted,
         sizes_N2=_sizes_of_windows(config, data.train),
-        names=list_names(build_augmentation(config), build_effect_settings(config)),
+        names=list_names(
+            build_augmentation(config), build_effect_settings(config, num_images=len(data.train.labels_N))
+        ),
     )
     return Preview(
         shown=_join_shown(data.train, originals, samples),

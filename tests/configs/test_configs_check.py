@@ -156,7 +156,7 @@ def test_no_number_may_be_nan(config: Config, key: str) -> None:
 
 
 def test_the_tests_of_numbers_saw_all_of_them() -> None:
-    assert len(KEYS_OF_NUMBERS) == 80
+    assert len(KEYS_OF_NUMBERS) == 81
 
 
 def test_every_number_is_bounded_below() -> None:
@@ -700,6 +700,8 @@ def test_an_odd_batch_cannot_be_mixed_and_the_offer_works(config: Config, mixing
         ("augment__erase_ratio", (0.5, 2.0), "augment__erase_prob"),
         ("augment__mix_until_epoch", 1.5, "augment__mixup_alpha"),
         ("augment__mix_until_epoch", 1.5, "augment__cutmix_alpha"),
+        ("augment__mix_from_images", 100, "augment__mixup_alpha"),
+        ("augment__mix_from_images", 100, "augment__cutmix_alpha"),
     ],
 )
 def test_what_an_augmentation_that_is_off_would_read_is_refused(

@@ -502,7 +502,7 @@ def test_every_option_of_mixing_erasing_and_noise_reaches_the_tail() -> None:
         augment__erase_ratio=(0.5, 2.0),
         augment__noise_std=0.05,
     )
-    settings = build_effect_settings(config)
+    settings = build_effect_settings(config, num_images=1)
     assert settings.mixing._asdict() == {"mixup_alpha": 0.2, "cutmix_alpha": 0.7, "prob": 0.9, "switch_prob": 0.3}
     assert settings.erasing._asdict() == {"prob": 0.4, "scale": (0.1, 0.2), "ratio": (0.5, 2.0)}
     assert settings.noise_std == 0.05
@@ -514,7 +514,7 @@ def test_every_option_of_mixing_erasing_and_noise_reaches_the_tail() -> None:
 
 
 def test_the_defaults_of_the_schema_are_those_of_torchvision_and_change_nothing() -> None:
-    settings = build_effect_settings(make_config())
+    settings = build_effect_settings(make_config(), num_images=1)
     assert not settings.mixes
     assert (settings.erasing.prob, settings.noise_std) == (0, 0)
     assert (settings.erasing.scale, settings.erasing.ratio) == ((0.02, 0.33), (0.3, 3.3))
@@ -633,6 +633,25 @@ def test_where_mixing_ends_in_mid_epoch_nothing_else_changes_and_a_run_that_goes
     for step, parts in enumerate(zip(*ranks, strict=True)):
         assert torch.equal(torch.cat([part.inputs[0] for part in parts]), ended[step].inputs[0])
         assert [part.mix is None for part in parts] == [ended[step].mix is None] * 2
+
+
+@pytest.mark.parametrize(("wanted", "is_mixed"), [(15, True), (16, True), (17, False)])
+def test_pairs_are_mixed_only_where_train_has_images_enough(
+    write_folder: WriteFolder, wanted: int, is_mixed: bool
+) -> None:
+    root = write_folder({"train": TWO})
+    mixed = {"augment__mixup_alpha": 0.4, "augment__flip": "random", "train__global_batch_size": 4}
+    config = make_config(root, **mixed, augment__mix_from_images=wanted, data__val_frac=0.2)
+    data = data_of(config)
+    assert len(data.train.labels_N) == 16
+    loaders = loaders_of(config)
+    always, never = (
+        list(loaders_of(make_config(root, **mixed | {"augment__mixup_alpha": alpha}, data__val_frac=0.2)).train)
+        for alpha in (0.4, 0.0)
+    )
+    assert all(same(list(loaders.train), always if is_mixed else never))
+    told = "mixing: none, for 16 images are fewer than augment.mix_from_images=17\n"
+    assert (told in describe_data(data, loaders)) is not is_mixed
 
 
 def test_the_description_gives_counts_sizes_statistics_and_the_executor_with_its_reason() -> None:

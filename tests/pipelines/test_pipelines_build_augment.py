@@ -32,7 +32,7 @@ def test_every_field_of_augmentation_and_effects_comes_from_the_configuration() 
     augmentation = build_augmentation(config)
     assert augmentation.operations == (Step("invert", {"prob": 0.25}),)
     assert (augmentation.crop, augmentation.pad_px, augmentation.flip) == ("pad", 2, "alternating")
-    assert build_effect_settings(config).cutout_px == 3
+    assert build_effect_settings(config, num_images=1).cutout_px == 3
 
 
 @pytest.mark.parametrize(
