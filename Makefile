@@ -54,7 +54,7 @@ levers: setup
 	$(BIN)/python -m benchmarks.publish
 
 transfer: setup
-	for study in transfer_source transfer_rates transfer; do \
+	for study in transfer_source transfer_rates transfer transfer_features; do \
 		$(BIN)/python -m benchmarks.recipes $$study --data $(DATA) $(ARGS) || exit; \
 	done
 	$(BIN)/python -m benchmarks.publish

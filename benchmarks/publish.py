@@ -38,7 +38,14 @@ from benchmarks.publish_loader import (
     memory_table,
     threads_table,
 )
-from benchmarks.publish_transfer import draw_transfer, rates_table, transfer_picture, transfer_table
+from benchmarks.publish_transfer import (
+    draw_transfer,
+    features_table,
+    frozen_table,
+    rates_table,
+    transfer_picture,
+    transfer_table,
+)
 from benchmarks.recipes import ALONE, AUGMENTATIONS, DISTILLED, LEVER_PATH, LEVERS, RESULTS, ROOT, read_csv
 from benchmarks.verdicts import differences, spread
 from configs.operations_table import step_table
@@ -226,6 +233,8 @@ def texts() -> dict[Path, str]:
         "transfer": lambda: transfer_table(runs),
         "transfer_rates": lambda: rates_table(runs),
         "transfer_picture": lambda: transfer_picture(runs),
+        "transfer_features": lambda: features_table(runs),
+        "frozen": lambda: frozen_table(read_csv(RESULTS / "frozen.csv")),
         "operations": step_table,
         "loader_picture": lambda: loader_picture(load_loaders()),
         **{f"loader_{job}": functools.partial(loader_table, rows) for job, rows in load_loaders().items()},

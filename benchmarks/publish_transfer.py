@@ -3,6 +3,8 @@
 benchmarks/results/recipes.csv -> its rows of the studies transfer, transfer_source and transfer_rates
                                -> transfer_table, rates_table -> Markdown
                                -> draw_transfer -> accuracy over images per class, a line for each method
+                               -> its rows of transfer_features -> features_table -> Markdown
+benchmarks/results/frozen.csv  -> frozen_table -> Markdown
 """
 
 import statistics
@@ -13,7 +15,7 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
-from benchmarks.transfer_study import AGAINST, ARMS, EPOCHS, METHODS, RATES, RATES_TRIED, TRIALS
+from benchmarks.transfer_study import AGAINST, ARMS, EPOCHS, KEPT, KEPT_IMAGES, METHODS, RATES, RATES_TRIED, TRIALS
 from benchmarks.verdicts import differences, spread
 
 Rows = list[dict[str, str]]
@@ -65,6 +67,44 @@ def best_rates(rows: Rows) -> dict[str, float]:
         for method, rates in RATES_TRIED.items()
         if all((method, lr) in val for lr in rates)
     }
+
+
+def features_table(rows: Rows) -> str:
+    """Seconds per epoch and top-1 of a head that is trained on images, and on their features; how often it is faster.
+
+    An epoch's seconds are those of training alone: its images over the median speed of the run's epochs.
+    """
+    top1s = _top1s(rows, study="transfer_features", arms=KEPT)
+    speeds: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["study"] == "transfer_features":
+            speeds[KEPT[row["recipe"], row["overrides"]]].append(float(row["images_per_s"]))
+    if set(top1s) != set(KEPT.values()):
+        return "Not measured yet.\n"
+    lines = ["| trained on | seconds per epoch | top-1 on test |", "| --- | ---: | --- |"]
+    for name, values in top1s.items():
+        lines.append(f"| {name} | {KEPT_IMAGES / statistics.median(speeds[name]):.3f} | {spread(values)} |")
+    ratio = statistics.median(speeds["features"]) / statistics.median(speeds["images"])
+    last = [row for row in rows if row["study"] == "transfer_features"][-1]
+    said = f"An epoch on features is **{ratio:.1f} times** as fast. Measured on {last['machine']}, {last['date']}."
+    return "\n".join([*lines, "", *differences([("features", "images")], top1s), "", said]) + "\n"
+
+
+def frozen_table(rows: Rows) -> str:
+    """What a step costs by what is trained of the network."""
+    if not rows:
+        return "Not measured yet.\n"
+    head = (
+        "| trained | parameters | ms per step | kept for the backward pass, MiB per image | gradients, optimizer, MiB |"
+    )
+    lines = [head, "| --- | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        step = f"{float(row['step_ms']):.1f} ({float(row['lowest_ms']):.1f} to {float(row['highest_ms']):.1f})"
+        kept, held = float(row["kept_mib_per_image"]), float(row["gradients_and_optimizer_mib"])
+        lines.append(f"| {row['trained']} | {int(row['parameters']):,} | {step} | {kept:.3f} | {held:.2f} |")
+    first = rows[0]
+    about = f"{first['model']}, {first['batch_size']} images of {first['size_px']} px, AdamW, {first['device']}, "
+    return "\n".join([*lines, "", f"{about}{first['cpu']}, {first['date']}."]) + "\n"
 
 
 def transfer_picture(rows: Rows) -> str:

@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks.cells import Cell, run_name
 from benchmarks.transfer_data import link_folders
-from benchmarks.transfer_study import SOURCE, STUDY, TRIAL_STUDY
+from benchmarks.transfer_study import KEPT_STUDY, SOURCE, STUDY, TRIAL_STUDY
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -144,6 +144,7 @@ STUDIES: dict[str, list[Cell]] = {
     "transfer_source": [SOURCE],
     "transfer_rates": TRIAL_STUDY,
     "transfer": STUDY,
+    "transfer_features": KEPT_STUDY,
 }
 STUDIES["gpu"] = [Cell("configs/cifar10/resnet18.yaml", "--train.epochs 60", seed) for seed in range(3)]
 # Minutes count only of runs that went one at a time, with nothing else on the machine. Small networks are best run two

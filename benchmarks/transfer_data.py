@@ -4,6 +4,7 @@ python -m benchmarks.transfer_data --data DIR --work WORK     (benchmarks.recipe
 
 DIR/{train,test}/<class>/ -> WORK/seven/{train,test}/       the first seven classes by the alphabet, all their images
                           -> WORK/three_N_SEED/{train,test}/ the last three: N training images of each, all test images
+                          -> WORK/trial_N_SEED/{train,val,test}/ the same, and 1,000 more training images of each in val
 
 Which images a seed draws follows from their names alone, and those of a smaller N are among those of a larger one. What
 is there already stays.
@@ -16,10 +17,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.transfer_study import SUBSETS
+from benchmarks.transfer_study import SUBSETS, TRIAL_SUBSETS
 
 _NUM_CLASSES, _NUM_SEVEN = 10, 7
 _SPLITS = ("train", "test")
+_NUM_VAL = 1000
 
 
 def main() -> None:
@@ -31,13 +33,22 @@ def main() -> None:
     link_folders(options.data, work=options.work)
 
 
-def link_folders(data: Path, *, work: Path, subsets: Iterable[tuple[int, int]] = SUBSETS) -> None:
-    """Makes seven/ and, for each (images per class, seed), three_N_SEED/, where they are not there.
+def link_folders(
+    data: Path,
+    *,
+    work: Path,
+    subsets: Iterable[tuple[int, int]] = SUBSETS,
+    trials: Iterable[tuple[int, int]] = TRIAL_SUBSETS,
+    num_val: int = _NUM_VAL,
+) -> None:
+    """Makes seven/ and, for each (images per class, seed), three_N_SEED/ or trial_N_SEED/, where they are not there.
 
     Args:
         data: CIFAR-10 as train/<class>/ and test/<class>/.
         work: Where the folders go.
         subsets: Which numbers of images, which seeds.
+        trials: The same of those that have a val.
+        num_val: Images of each class in it.
 
     Raises:
         FileNotFoundError: `data` has no train/ or no test/.
@@ -55,13 +66,16 @@ def link_folders(data: Path, *, work: Path, subsets: Iterable[tuple[int, int]] =
     if not _is_there(work / "seven", of=data / "test" / seven[0]):
         links = {f"{split}/{name}": data / split / name for split in _SPLITS for name in seven}
         _link(work / "seven", links)
-    for num_images, seed in subsets:
-        folder = work / f"three_{num_images}_{seed}"
+    wanted = [("three", 0, *subset) for subset in subsets] + [("trial", num_val, *subset) for subset in trials]
+    for kind, num_others, num_images, seed in wanted:
+        folder = work / f"{kind}_{num_images}_{seed}"
         if not _is_there(folder, of=data / "test" / three[0]):
             links = {f"test/{name}": data / "test" / name for name in three}
             for name in three:
-                images = draw_images(data / "train" / name, num_images=num_images, seed=seed)
-                links |= {f"train/{name}/{image}": data / "train" / name / image for image in images}
+                images = draw_images(data / "train" / name, num_images=num_images + num_others, seed=seed)
+                for place, image in enumerate(images):
+                    split = "train" if place < num_images else "val"
+                    links[f"{split}/{name}/{image}"] = data / "train" / name / image
             _link(folder, links)
 
 

@@ -107,7 +107,7 @@ def _meet(
 ) -> dict[int, list[Sample]]:
     """By sample id, the images as the network will meet them; only they and their partners are read."""
     train = data.train
-    in_pairs = build_effect_settings(config).mixes
+    in_pairs = build_effect_settings(config, num_images=len(train.labels_N)).mixes
     meetings = find_meetings(parts.order, ids_N, first_epoch=epoch, num_wanted=num_samples, in_pairs=in_pairs)
     policy = Policy(train, split=parts.split, action=parts.action, seed=config.run.seed)
     read = parts._replace(only_ids_N=ids_in(meetings, policy=policy))

@@ -8,8 +8,16 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from benchmarks.publish_transfer import best_rates, draw_transfer, rates_table, transfer_picture, transfer_table
-from benchmarks.transfer_study import ARMS, METHODS, RATES_TRIED, SOURCE, TRIALS
+from benchmarks.publish_transfer import (
+    best_rates,
+    draw_transfer,
+    features_table,
+    frozen_table,
+    rates_table,
+    transfer_picture,
+    transfer_table,
+)
+from benchmarks.transfer_study import ARMS, KEPT, METHODS, RATES_TRIED, SOURCE, TRIALS
 
 SCRATCH, LINEAR, SVM = ([60.0, 62.0, 61.5], [80.0, 81.0, 80.2], [60.0, 63.0, 61.0])
 
@@ -87,3 +95,34 @@ def test_of_rates_the_best_on_val_is_taken_and_of_equals_the_lowest() -> None:
     assert lines[3].startswith(f"| linear | {low:g}: 79.50 %, **{middle:g}: 81.00 %**, {high:g}: 81.00 % | ")
     assert lines[2].startswith("| scratch | not measured | ")
     assert len(lines) == 2 + len(RATES_TRIED)
+
+
+def test_features_are_held_against_images_by_speed_and_accuracy() -> None:
+    speeds, tops = {"images": (1500, 1400, 1600), "features": (60_000, 59_000, 61_000)}, (90.0, 90.2, 89.9)
+    rows = [
+        {"study": "transfer_features", "recipe": recipe, "overrides": overrides, "images_per_s": str(speed),
+         "test_top1_frac": str(top / 100), "machine": "2 cores of X", "date": "2026-12-01"}
+        for (recipe, overrides), name in KEPT.items()
+        for speed, top in zip(speeds[name], tops, strict=True)
+    ]  # fmt: skip
+    table = features_table(rows)
+    assert "| images | 2.000 | 90.03 +- 0.15 % (3 seeds) |\n| features | 0.050 | 90.03 +- 0.15 % (3 seeds) |" in table
+    assert "- features, against images: **undecided**, +0.00 points" in table
+    assert "An epoch on features is **40.0 times** as fast. Measured on 2 cores of X, 2026-12-01." in table
+    assert features_table(rows[:3]) == "Not measured yet.\n"
+
+
+def test_what_is_trained_has_a_line_with_its_step_and_what_it_holds() -> None:
+    row = {
+        "model": "torchvision/resnet18",
+        "size_px": "96",
+        "batch_size": "32",
+        "trained": "head",
+        "parameters": "5130",
+    }
+    row |= {"step_ms": "240.5", "lowest_ms": "235.5", "highest_ms": "245.5", "kept_mib_per_image": "0.002"}
+    row |= {"gradients_and_optimizer_mib": "0.06", "device": "CPU", "cpu": "2 cores of X", "date": "2026-12-01"}
+    lines = frozen_table([row]).splitlines()
+    assert lines[2] == "| head | 5,130 | 240.5 (235.5 to 245.5) | 0.002 | 0.06 |"
+    assert lines[-1] == "torchvision/resnet18, 32 images of 96 px, AdamW, CPU, 2 cores of X, 2026-12-01."
+    assert frozen_table([]) == "Not measured yet.\n"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ CLASSES = [f"class {letter}" for letter in "abcdefghij"]
 SIZES = {"train": dict.fromkeys(CLASSES, 4), "test": dict.fromkeys(CLASSES, 2)}
 
 
+def scan(folder: Path) -> dict[str, Any]:
+    return dict(scan_folder(str(folder), show_progress=False))
+
+
 def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
@@ -22,9 +27,13 @@ def test_the_first_seven_classes_are_one_data_set_and_some_images_of_the_other_t
     make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     data, work = make_folder(SIZES), tmp_path / "work"
-    link_folders(data, work=work, subsets=[(3, 0), (3, 1)])
-    assert sorted(path.name for path in work.iterdir()) == ["seven", "three_3_0", "three_3_1"]
-    seven, three = (scan_folder(str(work / name), show_progress=False) for name in ("seven", "three_3_1"))
+    link_folders(data, work=work, subsets=[(3, 0), (3, 1)], trials=[(2, 9)], num_val=1)
+    assert sorted(path.name for path in work.iterdir()) == ["seven", "three_3_0", "three_3_1", "trial_2_9"]
+    trial = {split: np.bincount(one.labels_N).tolist() for split, one in scan(work / "trial_2_9").items()}
+    assert trial == {"train": [2] * 3, "val": [1] * 3, "test": [2] * 3}
+    parts = [set(files_below(work / "trial_2_9" / split)) for split in ("train", "val")]
+    assert not {one for one in parts[0] & parts[1] if "/" in one}, "no image is in both"
+    seven, three = (scan(work / name) for name in ("seven", "three_3_1"))
     assert {split: source.class_names for split, source in seven.items()} == dict.fromkeys(SIZES, tuple(CLASSES[:7]))
     assert {split: source.class_names for split, source in three.items()} == dict.fromkeys(SIZES, tuple(CLASSES[7:]))
     assert {split: np.bincount(one.labels_N).tolist() for split, one in seven.items()} == {
@@ -57,11 +66,11 @@ def test_what_is_there_stays_and_what_was_stopped_is_made_again(
     make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     data, work = make_folder(SIZES), tmp_path / "work"
-    link_folders(data, work=work, subsets=[(3, 0)])
+    link_folders(data, work=work, subsets=[(3, 0)], trials=[])
     first, made_ns = files_below(work), (work / "three_3_0").stat().st_mtime_ns
     (work / "seven").rename(work / "seven.unfinished")
     (work / "seven.unfinished" / "test" / CLASSES[0]).unlink()
-    link_folders(data, work=work, subsets=[(3, 0)])
+    link_folders(data, work=work, subsets=[(3, 0)], trials=[])
     assert files_below(work) == first
     assert (work / "three_3_0").stat().st_mtime_ns == made_ns
     assert all((data / split / name).is_dir() for split in SIZES for name in CLASSES), "nothing of the data is removed"
@@ -70,10 +79,10 @@ def test_what_is_there_stays_and_what_was_stopped_is_made_again(
 
 def test_folders_made_of_other_data_are_refused(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     data, work = make_folder(SIZES), tmp_path / "work"
-    link_folders(data, work=work, subsets=[])
+    link_folders(data, work=work, subsets=[], trials=[])
     data = data.rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"seven was not made of .*elsewhere; remove it, or give another --work"):
-        link_folders(data, work=work, subsets=[])
+        link_folders(data, work=work, subsets=[], trials=[])
 
 
 def test_data_of_another_number_of_classes_is_refused(make_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -8,8 +8,20 @@ import pytest
 from benchmarks.cells import Cell, run_name
 from benchmarks.publish_transfer import best_rates
 from benchmarks.recipes import RESULTS, STUDIES, build_command, read_csv
-from benchmarks.transfer_study import ARMS, EPOCHS, METHODS, RATES, RATES_TRIED, SEEDS, SOURCE, SUBSETS, TRIALS
-from configs.load import load_config
+from benchmarks.transfer_study import (
+    ARMS,
+    EPOCHS,
+    KEPT,
+    METHODS,
+    RATES,
+    RATES_TRIED,
+    SEEDS,
+    SOURCE,
+    SUBSETS,
+    TRIAL_SUBSETS,
+    TRIALS,
+)
+from configs.load import load_config, replace_section
 from configs.schema import Config
 
 
@@ -31,7 +43,8 @@ def test_rates_are_tried_for_all_but_the_svm_with_a_seed_that_the_study_has_not(
     assert set(RATES) == set(RATES_TRIED) == set(METHODS) - {"features and SVM"}
     assert all(RATES[method] in rates and list(rates) == sorted(rates) for method, rates in RATES_TRIED.items())
     assert {cell.seed for cell in STUDIES["transfer_rates"]}.isdisjoint(SEEDS)
-    assert len(SUBSETS) == len(set(SUBSETS)) == 3 * 5 + 1
+    assert len(SUBSETS) == len(set(SUBSETS)) == 3 * 5
+    assert TRIAL_SUBSETS == [(200, 9)]
 
 
 def test_rates_that_were_measured_are_those_that_the_study_takes() -> None:
@@ -58,13 +71,23 @@ def test_an_arm_is_the_configuration_that_it_is_called(arm: tuple[str, str], mea
 
 
 @pytest.mark.parametrize(("arm", "meant"), TRIALS.items(), ids=[f"{method}-{lr:g}" for method, lr in TRIALS.values()])
-def test_a_trial_is_its_method_at_a_rate_with_a_quarter_of_train_as_val(
-    arm: tuple[str, str], meant: tuple[str, float]
-) -> None:
+def test_a_trial_is_its_method_at_a_rate_on_data_with_a_val(arm: tuple[str, str], meant: tuple[str, float]) -> None:
     config = parse(Cell(*arm, 9))
     assert (config.strategy.name, config.optim.lr) == meant
-    assert (config.data.root, config.data.val_frac) == ("/elsewhere/three_200_9", 0.25)
+    assert (config.data.root, config.data.val_frac) == ("/elsewhere/trial_200_9", 0)
     assert config.train.epochs == EPOCHS[200]
+
+
+def test_a_head_is_trained_on_the_same_images_in_every_epoch_with_and_without_features() -> None:
+    images, features = (
+        parse(Cell(*arm, 3)) for arm, name in sorted(KEPT.items(), key=lambda item: item[1], reverse=True)
+    )
+    assert (images.strategy.name, features.strategy.name) == ("linear", "features")
+    assert features.strategy.classifier == "linear"
+    assert images.augment == features.augment
+    assert (images.augment.crop, images.augment.flip) == ("none", "none")
+    assert images.data.root == "/elsewhere/three_1000_3"
+    assert replace_section(features, "strategy", name="linear") == images
 
 
 def test_the_source_is_trained_by_train_py_on_the_seven_classes() -> None:
