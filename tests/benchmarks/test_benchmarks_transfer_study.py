@@ -35,7 +35,7 @@ def test_the_study_is_each_of_six_methods_at_three_sizes_and_five_seeds() -> Non
     assert {(method, num_images) for method, num_images in ARMS.values()} == {
         (method, num_images) for method in METHODS for num_images in EPOCHS
     }
-    assert len(STUDIES["transfer_rates"]) == 5 * 3
+    assert len(STUDIES["transfer_rates"]) == 5 * 3 + 1
     assert STUDIES["transfer_source"] == [SOURCE]
 
 
