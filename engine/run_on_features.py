@@ -186,6 +186,9 @@ def _train(
             has_bias=getattr(plan.module.get_submodule(head), "bias", None) is not None,
         )
 
-    fitted = desk.runtime.from_main(fit)  # the same on every rank, to the bit
+    with desk.runtime.first_on_this_machine():  # the others wait for a lock: it may take longer than a collective waits
+        fitted_here = fit() if desk.runtime.is_first_on_machine else None
+    fitted = desk.runtime.from_main(lambda: fitted_here)  # the same on every rank, to the bit
+    assert fitted is not None, "the main process is the first of its machine"
     desk.progress.say(fitted.describe())
     return 0, 0, plan.card | tools.install(plan.module, head, fitted)

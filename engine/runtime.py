@@ -50,7 +50,8 @@ class Runtime:
 
     device: where it computes. dtype: of parameters and inputs. rank, world_size: as torch's. num_sharing: processes on
     this device. num_cores: CPU cores for this process. is_main: whether it is the one that writes and prints.
-    is_sharding: whether parameters are shared out among the ranks.
+    is_first_on_machine: whether `first_on_this_machine` lets it go first; the main one is. is_sharding: whether
+    parameters are shared out among the ranks.
     started_s: when the program started, on the clock of `time.monotonic`. watchdog: ends it when a rank is lost.
     """
 
@@ -78,6 +79,7 @@ class Runtime:
         self.num_sharing = local_world_size if self.device.type == "cpu" else 1
         self.num_cores = cores_per_rank(local_world_size)
         self.is_main: bool = accelerator.is_main_process
+        self.is_first_on_machine: bool = accelerator.is_local_main_process
         self.started_s = time.monotonic()
         self.watchdog = Watchdog(rank=self.rank, world_size=self.world_size)
 
@@ -235,11 +237,10 @@ class Runtime:
         # the machine's name, for where several share the folder, each would wait for the other
         name = f"exactvision-{os.getuid()}-{platform.node()}-{os.environ.get('MASTER_PORT', 'alone')}.lock"
         with open(Path(tempfile.gettempdir()) / name, "w") as lock:
-            is_first = self._accelerator.is_local_main_process
-            if is_first and self.world_size > 1:
+            if self.is_first_on_machine and self.world_size > 1:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             self.wait_for_all()  # the first one holds the lock
-            if not is_first:
+            if not self.is_first_on_machine:
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 fcntl.flock(lock, fcntl.LOCK_UN)
             yield

@@ -14,7 +14,7 @@ def test_each_cell_of_the_table_has_its_strategy_and_says_its_numbers(case, name
     assert choice.name == name
     assert choice.why.startswith(f"{number:,} images per class are {'few' if number == 20 else 'many'} (")
     assert f"come {knows:.2f} of the way from guessing to no mistake: " in choice.why
-    assert choice.why.endswith("similar (0.5 or more)" if knows == 0.9 else "different (below 0.5)")
+    assert choice.why.endswith("similar (0.8 or more)" if knows == 0.9 else "different (below 0.8)")
 
 
 def test_thresholds_belong_to_many_and_to_similar():
