@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.heads import copy_head, install_linear
@@ -69,3 +70,41 @@ def test_other_layers_are_refused_with_what_to_do():
         copy_head(make_network(), "1")
     with pytest.raises(ValueError, match="the last layer 0 is a Conv2d; wanted"):
         copy_head(nn.Sequential(nn.Conv2d(4, 3, 3)), "0")
+
+
+class Cosine(nn.Linear):
+    def forward(self, features_ND):
+        return F.linear(F.normalize(features_ND), F.normalize(self.weight), self.bias)
+
+
+class Plain(nn.Linear):
+    """As timm has one, for another reason."""
+
+    def forward(self, features_ND):
+        return F.linear(features_ND, self.weight, self.bias)
+
+
+LIKE_LINEAR = {
+    "cosine": lambda: Cosine(12, 3),
+    "weight_norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(12, 3)),
+    "padded": lambda: nn.Conv2d(12, 3, 1, padding=1),
+}
+
+
+@pytest.mark.parametrize("kind", LIKE_LINEAR)
+def test_a_layer_that_only_derives_from_a_linear_one_is_refused_and_stays_as_it_was(kind):
+    module = nn.Sequential(LIKE_LINEAR[kind]())
+    before = copy.deepcopy(module.state_dict())
+    for use in (lambda: copy_head(module, "0"), lambda: install_linear(module, "0", torch.ones(3, 12), torch.ones(3))):
+        with pytest.raises(
+            ValueError, match=r"the last layer 0 .* does more than to multiply .* --strategy.name linear"
+        ):
+            use()
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in before.items())
+
+
+def test_a_layer_that_derives_from_a_linear_one_and_does_the_same_is_one():
+    module = nn.Sequential(Plain(12, 3))
+    assert torch.equal(copy_head(module, "0").weight, module[0].weight)
+    install_linear(module, "0", torch.ones(3, 12), torch.ones(3))
+    assert torch.equal(module[0].weight, torch.ones(3, 12))
