@@ -208,11 +208,27 @@ def _find_tensors(loaded: Any, *, path: Path) -> dict[str, Tensor]:
             f"{path} holds several sets of weights: {', '.join(nested)}; save the one you want alone, for example by "
             f"torch.save(torch.load({str(path)!r})[{nested[0]!r}], 'weights.pth')."
         )
-    shown = ", ".join(str(name) for name in list(loaded)[:_NUM_LISTED]) or "nothing"
     raise ValueError(
-        f"{path} holds {shown}; wanted: tensors by name, alone or under one of {', '.join(_NESTINGS)}. Save them by "
-        "torch.save(network.state_dict(), 'weights.pth')."
+        f"{path} holds {_describe(loaded)}; wanted: tensors by name, alone or under one of {', '.join(_NESTINGS)}. "
+        "Save them by torch.save(network.state_dict(), 'weights.pth')."
     )
+
+
+def _describe(loaded: Mapping[Any, Any]) -> str:
+    """What a file holds that are no weights: its names, or, where there are tensors among it, what is none.
+
+    It looks into what stands under a name under which weights were looked for.
+    """
+    for name in _NESTINGS:
+        if isinstance(nested := loaded.get(name), Mapping) and nested:
+            return f"{name} with {_describe(nested)}"
+    others = {name: type(one).__name__ for name, one in loaded.items() if not isinstance(one, Tensor)}
+    num_tensors = len(loaded) - len(others)
+    if num_tensors and others:
+        listed = [f"{num_tensors} tensors", *(f"{name} ({kind})" for name, kind in others.items())]
+    else:
+        listed = [str(name) for name in loaded] or ["nothing"]
+    return ", ".join(listed[:_NUM_LISTED])
 
 
 def _is_state(value: Any) -> bool:

@@ -202,6 +202,12 @@ def test_a_file_that_is_not_there_and_a_folder_are_told_apart(tmp_path: Path) ->
         ({"teacher": {"a": torch.ones(1)}, "epoch": 1}, "holds teacher, epoch; wanted: tensors by name, alone or"),
         ({}, "holds nothing; wanted: tensors by name"),
         ({"model": {}}, "holds model; wanted: tensors by name"),
+        (
+            {**dict.fromkeys("abcdefghijkl", torch.ones(1)), "step": 3},
+            r"holds 12 tensors, step \(int\); wanted: tensors",
+        ),
+        ({"model": {"a": torch.ones(1), "step": 3}}, r"holds model with 1 tensors, step \(int\); wanted: tensors"),
+        ({"model": {"net": {"a": torch.ones(1)}}}, "holds model with net with a; wanted: tensors by name"),
         (torch.ones(3), "holds a Tensor; wanted: tensors by name"),
         ([torch.ones(3)], "holds a list; wanted: tensors by name"),
     ],
