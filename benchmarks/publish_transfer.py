@@ -15,7 +15,18 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
-from benchmarks.transfer_study import AGAINST, ARMS, EPOCHS, KEPT, KEPT_IMAGES, METHODS, RATES, RATES_TRIED, TRIALS
+from benchmarks.transfer_study import (
+    AGAINST,
+    ARMS,
+    EPOCHS,
+    KEPT,
+    KEPT_IMAGES,
+    METHODS,
+    RATES,
+    RATES_TRIED,
+    SOURCE,
+    TRIALS,
+)
 from benchmarks.verdicts import differences, spread
 
 Rows = list[dict[str, str]]
@@ -75,10 +86,7 @@ def features_table(rows: Rows) -> str:
     An epoch's seconds are those of training alone: its images over the median speed of the run's epochs.
     """
     top1s = _top1s(rows, study="transfer_features", arms=KEPT)
-    speeds: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row["study"] == "transfer_features":
-            speeds[KEPT[row["recipe"], row["overrides"]]].append(float(row["images_per_s"]))
+    speeds = _figures(rows, study="transfer_features", arms=KEPT, column="images_per_s")
     if set(top1s) != set(KEPT.values()):
         return "Not measured yet.\n"
     lines = ["| trained on | seconds per epoch | top-1 on test |", "| --- | ---: | --- |"]
@@ -142,11 +150,17 @@ def _top1s(
     rows: Rows, *, study: str, arms: Mapping[tuple[str, str], _Arm], column: str = "test_top1_frac"
 ) -> dict[_Arm, list[float]]:
     """Top-1 of all seeds of each arm that was measured, in percent."""
+    figures = _figures(rows, study=study, arms=arms, column=column)
+    return {arm: [100 * value for value in values] for arm, values in figures.items()}
+
+
+def _figures(rows: Rows, *, study: str, arms: Mapping[tuple[str, str], _Arm], column: str) -> dict[_Arm, list[float]]:
+    """A column of all seeds of each arm that was measured; rows of what is no longer an arm are passed over."""
     found: dict[_Arm, list[float]] = defaultdict(list)
     for row in rows:
         arm = arms.get((row["recipe"], row["overrides"]))
         if row["study"] == study and arm is not None:
-            found[arm].append(100 * float(row[column]))
+            found[arm].append(float(row[column]))
     return dict(found)
 
 
@@ -161,7 +175,7 @@ def _named(method: str, num_images: int) -> str:
 def _about(rows: Rows) -> list[str]:
     """Where and when it was measured, and how good the network is that was started from."""
     last = [row for row in rows if row["study"] == "transfer"][-1]
-    source = [row for row in rows if row["study"] == "transfer_source"]
-    values = [100 * float(row["test_top1_frac"]) for row in source]
+    source = _top1s(rows, study="transfer_source", arms={(SOURCE.recipe, SOURCE.overrides): "source"})
+    values = source.get("source")
     known = f" The network it starts from: {spread(values)} on its own seven classes." if values else ""
     return ["", f"Measured on {last['machine']}, torch {last['torch']}, {last['date']}.{known}"]

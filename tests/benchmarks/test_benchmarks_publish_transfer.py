@@ -53,8 +53,10 @@ def test_a_method_has_a_line_and_a_number_of_images_a_column(rows: list[dict[str
     assert lines[2] == f"| scratch | {mean:.2f} +- {spread:.2f} % (3 seeds) | not measured | not measured |"
     assert lines[4] == "| linear | 80.40 +- 0.53 % (3 seeds) | not measured | 90.00 % (1 seed) |"
     assert lines[-1] == "Measured on 2 cores of X, torch 2.14, 2026-12-01."
-    source = {"study": "transfer_source", "recipe": SOURCE.recipe, "overrides": "", "test_top1_frac": "0.9012"}
-    assert transfer_table([*rows, source]).endswith(
+    source = {"study": "transfer_source", "recipe": SOURCE.recipe, "overrides": SOURCE.overrides}
+    source |= {"test_top1_frac": "0.9012"}
+    earlier = source | {"overrides": f"{SOURCE.overrides} --optim.lr 9", "test_top1_frac": "0.5"}
+    assert transfer_table([*rows, earlier, source]).endswith(
         "2026-12-01. The network it starts from: 90.12 % (1 seed) on its own seven classes.\n"
     )
 
@@ -110,6 +112,8 @@ def test_features_are_held_against_images_by_speed_and_accuracy() -> None:
     assert "- features, against images: **undecided**, +0.00 points" in table
     assert "An epoch on features is **40.0 times** as fast. Measured on 2 cores of X, 2026-12-01." in table
     assert features_table(rows[:3]) == "Not measured yet.\n"
+    earlier = [row | {"overrides": f"{row['overrides']} --optim.lr 9", "images_per_s": "1"} for row in rows]
+    assert features_table([*earlier, *rows]) == table, "what was measured before the study was changed does not count"
 
 
 def test_what_is_trained_has_a_line_with_its_step_and_what_it_holds() -> None:
