@@ -9,7 +9,7 @@ import pytest
 import yaml
 from programs import ROOT, run_program, succeed
 
-from configs.load import DEFAULT_RECIPE, load_config, load_with_options
+from configs.load import DEFAULT_RECIPE, config_keys, load_config, load_with_options
 from configs.operations import read_operations
 from configs.schema import AugmentConfig
 from engine.folds import FoldOptions
@@ -106,14 +106,33 @@ def test_figures_in_texts_are_those_of_the_measured_rows():
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_commands_of_the_pages_are_accepted_and_their_links_lead_somewhere(page):
     text = page.read_text()
-    for command in re.findall(r"^    accelerate launch train\.py(.*)$", text, flags=re.MULTILINE):
+    for command in re.findall(r"^ +accelerate launch train\.py(.*)$", text, flags=re.MULTILINE):
         load_config(shlex.split(command.split("  #")[0]), prog="train.py", description="")
+    for command in re.findall(r"^ +accelerate launch finetune\.py(.*)$", text, flags=re.MULTILINE):
+        load_with_options(shlex.split(command), options=FoldOptions, prog="finetune.py", description="", recipe=RECIPE)
     for tool in (show_augment, loader_study):
         for command in re.findall(rf"^    python -m {tool.__name__}(.*)$", text, flags=re.MULTILINE):
             load_with_options(shlex.split(command), options=tool.Options, prog=tool.__name__, description="")
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert (page.parent / link).exists(), link
     assert f"docs/{page.name}" in README
+
+
+def test_the_page_of_fine_tuning_names_options_that_exist_and_says_of_recipes_what_they_do():
+    page = (ROOT / "docs" / "transfer.md").read_text()
+    options = re.findall(r"--((?:model|weights|strategy|input|data|loss|run|optim)\.\w+)", page)
+    options += re.findall(r"`((?:weights|strategy|input|augment|optim)\.\w+)", page)
+    assert len(set(options)) > 15
+    assert set(options) <= set(config_keys())
+    recipe, few_images = (
+        load_config(["--config", str(path), "--data.root", "DIR"], prog="", description="")
+        for path in (RECIPE, RECIPE.with_name("few_images.yaml"))
+    )
+    mixes = "`configs/finetune/folder.yaml`, the recipe of\n  `finetune.py` without `--config`, mixes from 20,000 on"
+    assert mixes in page
+    assert RECIPE == ROOT / "configs" / "finetune" / "folder.yaml"
+    assert (recipe.augment.mix_from_images, few_images.augment.mix_from_images) == (20_000, 0)
+    assert recipe.augment.mixup_alpha > 0 == few_images.augment.mixup_alpha
 
 
 def test_what_appears_on_the_screen_has_the_lines_of_a_run():
