@@ -120,12 +120,13 @@ def load_into(
             whether the weights may have more than the network.
 
     Raises:
-        ValueError: Something does not fit that must; the message lists it. Or nothing beside the last layer fits, which
-            no `partial` allows.
+        ValueError: Something does not fit that must; the message lists it. Or nothing beside the last layer fits, or a
+            tensor holds no values for it, which no `partial` allows.
     """
     match = _compare(module, state, head=head, keeps_head=keeps_head)
     _check_match(module, match, head=head, keeps_head=keeps_head, partial=partial)
     wanted = module.state_dict()
+    _check_values({name: (state[name], wanted[name]) for name in match.loaded})
     # and not what was loaded alone, which lacks the versions that some modules ask for (MNASNet)
     wanted.update({name: state[name].to(wanted[name]) for name in match.loaded})
     module.load_state_dict(wanted)
@@ -294,6 +295,18 @@ def _check_match(module: nn.Module, match: Match, *, head: Collection[str], keep
             "!= its); give the model.name and model.args that they were trained with, or, to have what does not fit "
             f"stay as it was drawn, --weights.partial true.\n{match.describe()}"
         )
+
+
+def _check_values(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Whether each tensor, given and wanted, has values for the network: whole numbers for float ones need a scale."""
+    for name, (given, wanted) in pairs.items():
+        is_plain = given.layout == torch.strided and not given.is_meta
+        if not is_plain or (wanted.is_floating_point() and not given.is_floating_point()):
+            kind = "no values" if given.is_meta else f"{given.dtype}, {given.layout}"
+            raise ValueError(
+                f"the weights have {name} as a tensor that cannot be trained on from ({kind}); wanted: {wanted.dtype} "
+                "or another float type, dense. Save the weights as they were before they were quantised or converted."
+            )
 
 
 def _list(mark: str, names: Collection[str]) -> list[str]:

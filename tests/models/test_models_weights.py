@@ -245,6 +245,33 @@ def test_half_precision_becomes_that_of_the_network() -> None:
     assert torch.equal(module[0].weight, state["0.weight"].float())
 
 
+UNUSUAL: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "whole numbers": (lambda value: value.to(torch.int8), "torch.int8"),
+    "complex": (lambda value: value.to(torch.complex64), "torch.complex64"),
+    "sparse": (lambda value: value.to_sparse(), "torch.sparse_coo"),
+    "without values": (lambda value: value.to("meta"), "no values"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_tensors_without_values_for_the_network_are_refused_by_name(kind: str) -> None:
+    change, told = UNUSUAL[kind]
+    module = build()
+    state, before = copy_state(build(seed=1)), copy_state(module)
+    state["0.weight"] = change(state["0.weight"])
+    with pytest.raises(ValueError, match=rf"have 0\.weight as a tensor that cannot be trained on from \(.*{told}"):
+        load(module, state, partial=True)
+    assert_same(copy_state(module), before)
+
+
+def test_whole_numbers_that_the_network_has_as_such_are_loaded_and_averaged_counts_too() -> None:
+    module = build()
+    module.register_buffer("index", torch.zeros(2, 2, dtype=torch.int64))
+    state = copy_state(module) | {"index": torch.ones(2, 2, dtype=torch.int64), "1.num_batches_tracked": torch.ones(())}
+    load(module, state)
+    assert torch.equal(module.get_buffer("index"), state["index"])
+
+
 def test_weights_are_copied_and_not_shared() -> None:
     state, module = copy_state(build(seed=1)), build()
     load(module, state)
