@@ -7,14 +7,16 @@ images, each once -> features, kept between runs -> classifier: linear      trai
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import nn
 
+from configs.imports import is_import_path
 from configs.schema import Config
 from engine.bad_samples import BadSampleLog
-from engine.features import Features, cached_features, features_key
+from engine.features import Features, cached_features, compute_features, features_key
 from engine.final import save_final, score_checkpoint
 from engine.opening import open_folder, take_samples
 from engine.record import RunFolder
@@ -124,11 +126,17 @@ def _compute(
     desk: Desk,
     bad_log: BadSampleLog,
 ) -> dict[str, Features]:
-    """Features of train and, where the head is trained in epochs, of val."""
+    """Features of train and, where the head is trained in epochs, of val.
+
+    Every start computes those of a network of the user's own anew, for its code may have changed.
+    """
     runtime = desk.runtime
     splits = ["train"] + (["val"] if "val" in images and config.strategy.classifier == "linear" else [])
 
     def compute(split: str) -> Features:
+        beat = partial(runtime.watchdog.beat, "computing features")
+        if is_import_path(config.model.name):  # no key knows what the user's own code does
+            return compute_features(plan.module, images[split], head=head, runtime=runtime, beat=beat, bad_log=bad_log)
         key = features_key(
             config,
             plan.module,
@@ -145,7 +153,7 @@ def _compute(
             folder=tools.cache,
             key=key,
             runtime=runtime,
-            beat=lambda: runtime.watchdog.beat("computing features"),
+            beat=beat,
             progress=desk.progress,
             bad_log=bad_log,
         )

@@ -201,3 +201,34 @@ def test_frozen_weights_and_statistics_stay_to_the_bit(tune, source):
         key for key, value in before.items() if value.shape != after[key].shape or not torch.equal(value, after[key])
     }
     assert changed == {"head.5.weight", "head.5.bias"}
+
+
+OWN_NETWORK = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(in_channels, 8, 3, padding=1), nn.Linear(8, num_classes)
+
+    def forward(self, images):
+        return self.head(SIGN * self.first(images).amax((2, 3)))
+"""
+
+
+@pytest.mark.slow
+def test_features_of_a_network_of_the_users_own_follow_its_code(few, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_net.py").write_text(OWN_NETWORK + "\n\nSIGN = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    data = ("--data.dataset", "folder", "--data.root", few, "--run.trackers", "[]")
+    start(train, "--model.name", "own_net:Net", *data, *QUICK, "--run.out", tmp_path / "source")
+    options = ("--strategy.name", "features", "--strategy.classifier", "svm", "--loss.label_smoothing", "0")
+    scores = []
+    for sign in (1, -1):
+        monkeypatch.setattr("own_net.SIGN", sign)
+        AcceleratorState._reset_state()
+        start(finetune, "--model.name", tmp_path / "source", *data, *QUICK, *options, "--run.out", tmp_path / f"{sign}")
+        scores.append(result_of(tmp_path / f"{sign}")["test/top1_frac"])
+    assert scores[0] == scores[1] > 0.5, "of features of the other sign the same can be learned"
+    assert "features: kept" not in capsys.readouterr().out
