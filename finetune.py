@@ -127,12 +127,12 @@ def tune(config: Config, start: Start, desk: Desk) -> None:
 def build_network(config: Config, start: Start, data: Data, *, desk: Desk) -> nn.Module:
     """The network with its weights, checked against the data; says what fitted, and what it will see."""
     say, spec, num_classes = desk.progress.say, data.spec, len(data.train.class_names)
-    options = {"num_classes": num_classes, "spec": spec, "seed": config.run.seed}
     show_progress = desk.runtime.is_main
     read_images = partial(read_training_images, config, data, show_progress=show_progress)
     if config.strategy.name == "scratch":
-        module = build_model(config.model, **options, has_checkpointing=config.speed.gradient_checkpointing)
-        start_from_images(module, read_images, seed=config.run.seed)
+        seed, frugal = config.run.seed, config.speed.gradient_checkpointing
+        module = build_model(config.model, num_classes=num_classes, spec=spec, seed=seed, has_checkpointing=frugal)
+        start_from_images(module, read_images, seed=seed)
         say("weights: random")
     else:
         module, match = build_started(config, file=start.file, num_classes=num_classes, spec=spec)
