@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from configs.check import check_batch
-from configs.load import load_with_options
+from configs.load import load_with_options, replace_section
 from configs.schema import Config
 from engine.build import build_average, build_bn_loader, build_card, check_fits, resolve_config, with_measured_input
 from engine.build_loss import build_loss
@@ -75,9 +75,11 @@ def main() -> None:
 
 def tune(config: Config, start: Start, desk: Desk) -> None:
     """Data, network with its weights, strategy, loaders, phases, loss; then all of it is conducted."""
-    runtime = desk.runtime
+    runtime, measured = desk.runtime, with_measured_input(config, desk.folder)
+    if config.strategy.name == "features":  # kept ones would not show that files were edited in place
+        measured = replace_section(measured, "data", rescan=True)
     with runtime.first_on_this_machine():  # it writes the index of the images, and downloads weights
-        data = build_data(with_measured_input(config, desk.folder), show_progress=runtime.is_main)
+        data = build_data(measured, show_progress=runtime.is_main)
         network = build_network(config, start, data, desk=desk)
     module, class_names = runtime.place(network), data.train.class_names
     head = find_head(module, num_classes=len(class_names))

@@ -49,7 +49,8 @@ class DataConfig:
         verify: Decode every image once before training; what was found is kept in the index. Backend dali always
             does, because its decoder does not report damage.
         rescan: Look at every file again for edits in place. The index of a folder, kept in ~/.cache/exactvision or
-            $EXACTVISION_CACHE, otherwise notices files that came, went or were renamed.
+            $EXACTVISION_CACHE, otherwise notices files that came, went or were renamed. strategy.name features always
+            does, because it keeps what the network made of the files.
     """
 
     dataset: str

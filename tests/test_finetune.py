@@ -203,6 +203,19 @@ def test_frozen_weights_and_statistics_stay_to_the_bit(tune, source):
     assert changed == {"head.5.weight", "head.5.bias"}
 
 
+@pytest.mark.slow
+def test_features_follow_files_that_are_edited_in_place(tune, few, tmp_path):
+    root = tmp_path / "edited"
+    shutil.copytree(few, root)
+    options = ("--strategy.name", "features", "--strategy.classifier", "svm", "--loss.label_smoothing", "0")
+    tune("--data.root", root, *options, name="before")
+    for path in (root / "train" / "columns").iterdir():
+        path.write_bytes((root / "train" / "dots" / path.name).read_bytes())
+    out, said = tune("--data.root", root, *options, name="after")
+    assert "12 files have been edited" in said
+    assert result_of(out)["test/top1_frac"] < 0.9, "columns are not learned from images of dots"
+
+
 OWN_NETWORK = """
 from torch import nn
 

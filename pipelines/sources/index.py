@@ -92,6 +92,13 @@ class Index:
         arrays: dict[str, Any] = {name: np.array(getattr(self, name)) for name in _ARRAYS}
         return dataclasses.replace(self, bad=dict(self.bad), fingerprint="", **arrays)
 
+    def equals(self, other: "Index") -> bool:
+        """Whether both know the same, of the same files."""
+        mine, others = vars(self), vars(other)
+        return all(
+            np.array_equal(mine[name], others[name]) if name in _ARRAYS else mine[name] == others[name] for name in mine
+        )
+
     def reuse(self, kept: "Index", *, mark_edits: bool) -> int:
         """Fills in what an older index knows of files whose name, size and time are still the same.
 

@@ -35,8 +35,9 @@ class IndexCache:
         return None if self._folder is None else load_index(index_path(self._folder, key), split=key)
 
     def save(self, index: Index, key: Path) -> None:
-        """Keeps the index of a split, if that is wanted and possible."""
-        if self._folder is None:
+        """Keeps the index of a split, if that is wanted and possible, and another one than is kept."""
+        kept = self.load(key)
+        if self._folder is None or (kept is not None and index.equals(kept)):
             return
         try:
             save_index(index, index_path(self._folder, key), split=key)

@@ -402,11 +402,12 @@ def test_an_edit_stays_known_when_folders_are_listed_again(root: Path, cache: Pa
 def test_a_rescan_of_an_unchanged_folder_reads_nothing_and_changes_nothing(
     root: Path, cache: Path, read: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fresh = start(root, cache)
+    fresh, kept = start(root, cache), index_path(cache, root / "train").stat()
     read.clear()
     rescanned = scan_folder(str(root), show_progress=True, cache=cache, rescan=True)["train"]
     assert_same(cast(FolderSource, rescanned), fresh)
     assert read == []
+    assert index_path(cache, root / "train").stat() == kept, "others may have mapped it"
     assert capsys.readouterr().out == f"{root}/train: 0 files have been edited since they were indexed\n"
 
 
