@@ -35,9 +35,9 @@ from pipelines.build import (
     Place,
     build_cached_loader,
     build_data,
-    build_evaluation_loader,
     build_loaders,
     build_measuring_loader,
+    build_whole_train_loader,
     check_dataset,
     default_cache,
     describe_data,
@@ -105,7 +105,7 @@ def tune(config: Config, start: Start, desk: Desk) -> None:
     )
     if decided.strategy.name == "features":
         tools = Tools(
-            images_of=partial(build_evaluation_loader, config, data, place=place, show_progress=runtime.is_main),
+            train_images=partial(build_whole_train_loader, config, data, place=place, show_progress=runtime.is_main),
             batches_of=partial(build_cached_loader, config, data, place=place),
             fit=fit_classifier,
             copy_head=copy_head,

@@ -36,14 +36,14 @@ class Fitted(Protocol):
 class Tools(NamedTuple):
     """What other rooms do for it.
 
-    images_of: split -> its images, each once, as evaluation shows them. batches_of: (split, features) -> batches of
+    train_images: those of train, each once, as evaluation shows them. batches_of: (split, features) -> batches of
     features. fit: (kind, features (N, D), labels (N,), num_classes=, cv_folds=, seed=,
     has_bias=) -> classifier. copy_head:
     (module, head) -> that layer on its own. install: (module, head, classifier or layer) -> what a checkpoint's card
     has to say of it, beside the rest. cache: folder of what is kept between runs.
     """
 
-    images_of: Callable[[str], Loader]
+    train_images: Callable[[], Loader]
     batches_of: Callable[[str, Features], Loader]
     fit: Callable[..., Fitted]
     copy_head: Callable[[nn.Module, str], nn.Linear]
@@ -76,7 +76,7 @@ def conduct_on_features(
     """
     runtime, folder, progress = desk
     bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
-    images = {"train": tools.images_of("train"), **plan.evaluation}
+    images = {"train": tools.train_images(), **plan.evaluation}
     features = (
         {} if config.dry_run else _compute(config, plan, images, head=head, tools=tools, desk=desk, bad_log=bad_log)
     )

@@ -161,6 +161,17 @@ def build_evaluation_loader(
     return join(config, data, parts, place=place, show_progress=show_progress)
 
 
+def build_whole_train_loader(config: Config, data: Data, *, place: Place, show_progress: bool) -> PlannedLoader:
+    """Every image of train once, unaugmented, to train on what is computed of them; what training replaces is left out.
+
+    Raises:
+        ValueError: An image cannot be read, and is not to be replaced.
+    """
+    action = "raise" if config.data.on_bad_sample == "raise" else "exclude"
+    config = replace_section(config, "data", on_bad_eval_sample=action)
+    return build_evaluation_loader(config, data, "train", place=place, show_progress=show_progress)
+
+
 def build_measuring_loader(
     config: Config, data: Data, num_images: int, *, place: Place, show_progress: bool
 ) -> PlannedLoader:

@@ -216,6 +216,22 @@ def test_features_follow_files_that_are_edited_in_place(tune, few, tmp_path):
     assert result_of(out)["test/top1_frac"] < 0.9, "columns are not learned from images of dots"
 
 
+@pytest.mark.slow
+def test_an_image_of_train_that_features_cannot_be_made_of_goes_by_on_bad_sample(tune, few, tmp_path, capsys):
+    root = tmp_path / "damaged"
+    shutil.copytree(few, root)
+    damaged = root / "train" / "columns" / "003.png"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    options = ("--data.root", root, "--data.max_bad_frac", "0.2", "--strategy.name", "features")
+    for classifier in (("linear",), ("svm", "--loss.label_smoothing", "0")):
+        words = (*options, "--strategy.classifier", *classifier)
+        out, _ = tune(*words, "--data.on_bad_sample", "replace", name=classifier[0])
+        assert str(damaged) in (out / "bad_samples.jsonl").read_text()
+    with pytest.raises(SystemExit):
+        tune(*options, "--data.on_bad_eval_sample", "exclude", name="raised")
+    assert f"{damaged}: OSError: image file is truncated" in capsys.readouterr().err
+
+
 OWN_NETWORK = """
 from torch import nn
 
