@@ -299,6 +299,11 @@ class RunFolder:
         if (self.path / "bad_samples.jsonl").exists():
             self._replace("bad_samples.jsonl", "".join(json.dumps(row) + "\n" for row in bad))
 
+    def drop_all_rows(self) -> None:
+        """Removes metrics.jsonl and bad_samples.jsonl, for a run that writes all of them again."""
+        for name in ("metrics.jsonl", "bad_samples.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+
     def _replace(self, name: str, text: str) -> None:
         replace_file(self.path / name, text.encode())
 

@@ -77,6 +77,8 @@ def conduct_on_features(
     runtime, folder, progress = desk
     bad_log = BadSampleLog(folder, runtime=runtime, progress=progress)
     images = {"train": tools.train_images(), **plan.evaluation}
+    if runtime.is_main and not config.dry_run:
+        folder.drop_all_rows()  # of a start that was interrupted; those of RUN/head stay
     features = (
         {} if config.dry_run else _compute(config, plan, images, head=head, tools=tools, desk=desk, bad_log=bad_log)
     )

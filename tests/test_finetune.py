@@ -217,7 +217,7 @@ def test_features_follow_files_that_are_edited_in_place(tune, few, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_image_of_train_that_features_cannot_be_made_of_goes_by_on_bad_sample(tune, few, tmp_path, capsys):
+def test_an_image_of_train_that_features_cannot_be_made_of_goes_by_on_bad_sample_and_is_told_once(tune, few, tmp_path, capsys):
     root = tmp_path / "damaged"
     shutil.copytree(few, root)
     damaged = root / "train" / "columns" / "003.png"
@@ -226,7 +226,12 @@ def test_an_image_of_train_that_features_cannot_be_made_of_goes_by_on_bad_sample
     for classifier in (("linear",), ("svm", "--loss.label_smoothing", "0")):
         words = (*options, "--strategy.classifier", *classifier)
         out, _ = tune(*words, "--data.on_bad_sample", "replace", name=classifier[0])
-        assert str(damaged) in (out / "bad_samples.jsonl").read_text()
+        assert (out / "bad_samples.jsonl").read_text().count(str(damaged)) == 1
+        rows = (out / "metrics.jsonl").read_text().splitlines()
+        (out / "result.json").unlink()
+        tune(*words, "--data.on_bad_sample", "replace", name=classifier[0])
+        assert (out / "bad_samples.jsonl").read_text().count(str(damaged)) == 1
+        assert len((out / "metrics.jsonl").read_text().splitlines()) == len(rows)
     with pytest.raises(SystemExit):
         tune(*options, "--data.on_bad_eval_sample", "exclude", name="raised")
     assert f"{damaged}: OSError: image file is truncated" in capsys.readouterr().err
