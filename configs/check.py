@@ -60,6 +60,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "augment.rrc_scale": ("augment.crop", ("rrc",)),
     "augment.rrc_ratio": ("augment.crop", ("rrc",)),
     "input.crop_frac": ("input.fit", ("crop",)),
+    "optim.layer_decay": ("strategy.name", ("differential", "gradual", "head_then_all", "all", "scratch", "auto")),
     "strategy.head_epochs": ("strategy.name", ("head_then_all", "gradual", "auto")),
     "strategy.all_lr_frac": ("strategy.name", ("head_then_all", "auto")),
     "strategy.stage_decay": ("strategy.name", ("differential", "gradual", "auto")),

@@ -85,6 +85,9 @@ def _check_features(config: Config) -> None:
         unread |= {
             "loss": config.loss != LossConfig(),
             "train.early_stop_epochs": config.train.early_stop_epochs is not None,
+            "data.sampling": config.data.sampling != "shuffled",
+            "data.class_weights": bool(config.data.class_weights),
+            "weights.head=keep": config.weights.head == "keep",
         }
     asked = [name for name, is_asked in unread.items() if is_asked]
     if asked:

@@ -217,7 +217,9 @@ def test_features_follow_files_that_are_edited_in_place(tune, few, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_image_of_train_that_features_cannot_be_made_of_goes_by_on_bad_sample_and_is_told_once(tune, few, tmp_path, capsys):
+def test_an_image_of_train_that_features_cannot_be_made_of_goes_by_on_bad_sample_and_is_told_once(
+    tune, few, tmp_path, capsys
+):
     root = tmp_path / "damaged"
     shutil.copytree(few, root)
     damaged = root / "train" / "columns" / "003.png"

@@ -48,6 +48,19 @@ REFUSED = [
         {"strategy__name": "features", "strategy__classifier": "knn", "loss__label_smoothing": 0.1},
         "loss: not read with strategy.name=features and strategy.classifier=knn",
     ),
+    (
+        {
+            "strategy__name": "features",
+            "strategy__classifier": "svm",
+            "data__sampling": "balanced",
+            "data__class_weights": {"3": 2.0},
+            "weights__head": "keep",
+        },
+        "data.sampling and data.class_weights and weights.head=keep: not read with strategy.name=features and "
+        "strategy.classifier=svm",
+    ),
+    ({"strategy__name": "linear", "optim__layer_decay": 0.5}, "optim.layer_decay=0.5 is read only with strategy.name="),
+    ({"strategy__name": "features", "optim__layer_decay": 0.5}, "but strategy.name=features; drop it"),
     ({"strategy__name": "linear", "strategy__head_epochs": 2}, "strategy.head_epochs=2 is read only with"),
     ({"data__num_folds": 1}, "data.num_folds=1 and data.fold=0: cross-validation needs two parts or more"),
     ({"data__num_folds": 3, "data__fold": 3}, "of which val is one, 0 to 2"),
