@@ -85,9 +85,7 @@ def tune(config: Config, start: Start, desk: Desk) -> None:
     head = find_head(module, num_classes=len(class_names))
     place = Place(runtime.device, runtime.dtype, runtime.rank, runtime.world_size, runtime.num_cores)
     some_images = partial(build_measuring_loader, config, data, place=place, show_progress=runtime.is_main)
-    decided = decide_strategy(
-        config, module, some_images, head=head, labels_N=data.train.labels_N, runtime=runtime, progress=desk.progress
-    )
+    decided = decide_strategy(config, module, some_images, head=head, labels_N=data.train.labels_N, desk=desk)
     loaders = build_loaders(config, data, place=place, show_progress=runtime.is_main)
     builders = (build_model, build_pretrained)
     loss = build_loss(config, module, data.train, spec=data.spec, builders=builders, runtime=runtime)

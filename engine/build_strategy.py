@@ -28,10 +28,10 @@ from configs.check_strategy import check_strategy
 from configs.load import replace_section
 from configs.schema import AverageConfig, Config, ScheduleConfig, StrategyConfig
 from engine.build_phases import build_phases
+from engine.checkpoint import newest_card
 from engine.choose_strategy import choose, measure_knowing
 from engine.features import compute_features
-from engine.progress import Progress
-from engine.runtime import Runtime
+from engine.run import Desk
 from engine.state import Phase
 from pipelines.batch import Loader
 
@@ -88,10 +88,11 @@ def decide_strategy(
     *,
     head: str,
     labels_N: npt.NDArray[np.int64],
-    runtime: Runtime,
-    progress: Progress,
+    desk: Desk,
 ) -> Config:
     """`config` with strategy.name decided where it is auto, by some training images; says what it is, and why.
+
+    A run that goes on keeps the strategy that it began with: measured anew, what is near the limit may fall otherwise.
 
     Args:
         config: The run's.
@@ -99,15 +100,18 @@ def decide_strategy(
         loader_of: Number of images -> a loader of that many training images, as evaluation shows them.
         head: The path of its last layer.
         labels_N: Of all training images, int64 (N,).
-        runtime: Where it is computed.
-        progress: Where it is said.
+        desk: Where it is computed and said, and where the checkpoints of a run that goes on lie.
 
     Raises:
         ValueError: What was chosen does not go with the rest of the configuration.
     """
-    strategy = config.strategy
+    (runtime, folder, progress), strategy = desk, config.strategy
     if strategy.name != "auto":
         return config
+    card = newest_card(folder.checkpoints)
+    if card is not None and "strategy" in card:
+        progress.say(f"strategy: {card['strategy']}, with which this run began")
+        return replace_section(config, "strategy", name=card["strategy"])
     knows = None
     if strategy.similarity == "measured":
         loader = loader_of(min(_NUM_LOOKED_AT, len(labels_N)))

@@ -121,6 +121,18 @@ def test_auto_says_what_it_chose_and_by_what(tune):
 
 
 @pytest.mark.slow
+def test_auto_goes_on_with_the_strategy_that_it_began_with(tune, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "stop").touch()
+    monkeypatch.setattr("engine.build_strategy.measure_knowing", lambda *_: 0.5)
+    assert "strategy: linear: " in tune("--strategy.name", "auto")[1]
+    monkeypatch.setattr("engine.build_strategy.measure_knowing", lambda *_: 0.4999)
+    out, said = tune("--strategy.name", "auto")
+    assert "strategy: linear, with which this run began" in said
+    assert result_of(out)["test/num_samples"] == 30
+
+
+@pytest.mark.slow
 def test_a_dry_run_trains_nothing(tune):
     for name in ("gradual", "features"):
         out, said = tune("--strategy.name", name, "--dry-run", name=name)
