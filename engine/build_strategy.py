@@ -30,7 +30,7 @@ from configs.schema import AverageConfig, Config, ScheduleConfig, StrategyConfig
 from engine.build_phases import build_phases
 from engine.checkpoint import newest_card
 from engine.choose_strategy import choose, measure_knowing
-from engine.features import compute_features
+from engine.features import HeadError, compute_features
 from engine.run import Desk
 from engine.state import Phase
 from pipelines.batch import Loader
@@ -103,7 +103,7 @@ def decide_strategy(
         desk: Where it is computed and said, and where the checkpoints of a run that goes on lie.
 
     Raises:
-        ValueError: What was chosen does not go with the rest of the configuration.
+        ValueError: An image cannot be read; or what was chosen does not go with the rest of the configuration.
     """
     (runtime, folder, progress), strategy = desk, config.strategy
     if strategy.name != "auto":
@@ -116,7 +116,7 @@ def decide_strategy(
     if strategy.similarity == "measured":
         loader = loader_of(min(_NUM_LOOKED_AT, len(labels_N)))
         beat = partial(runtime.watchdog.beat, "looking at the data")
-        with contextlib.suppress(ValueError):  # a network that does more after its last layer: not measured
+        with contextlib.suppress(HeadError):  # a network that does more after its last layer: not measured
             features = compute_features(module, loader, head=head, runtime=runtime, beat=beat)
             knows = measure_knowing(features.features_ND, features.labels_N)
     choice = choose(len(labels_N) / len(np.unique(labels_N)), knows=knows, similarity=strategy.similarity)

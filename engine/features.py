@@ -28,12 +28,16 @@ from engine.runtime import Runtime
 from engine.teachers import hash_weights
 from pipelines.batch import Batch, Features, Loader
 
-__all__ = ["Features", "cached_features", "compute_features", "features_key"]
+__all__ = ["Features", "HeadError", "cached_features", "compute_features", "features_key"]
 
 _VERSION = 1  # of what is computed here: a change of it leaves kept features unread
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg")  # that pixels and features follow from
 _TOLERANCE = 0.01  # of the largest logit: what a matrix product may differ by in bf16, computed in another way
 _WAY_OUT = "Its head cannot be trained on features alone; use --strategy.name linear, which runs the whole network."
+
+
+class HeadError(ValueError):
+    """The last layer of the network cannot be trained on its features alone."""
 
 
 def cached_features(
@@ -108,8 +112,8 @@ def compute_features(
     Raises:
         FloatingPointError: A feature is not finite.
         RuntimeError: Not exactly the loader's samples were computed or left out.
-        ValueError: The last layer alone does not make the logits of its features; or more samples could not be read
-            than is allowed.
+        HeadError: The last layer alone does not make the logits of its features.
+        ValueError: A sample could not be read, or more of them than is allowed.
     """
     layer = module.get_submodule(head)
     parts: list[tuple[Tensor, Tensor]] = []
@@ -191,13 +195,13 @@ def _flat(heard: list[Tensor], *, head: str) -> Tensor:
     """What the last layer was given, (N, D), float32 or float64.
 
     Raises:
-        ValueError: It is not called once for a batch, or takes something else.
+        HeadError: It is not called once for a batch, or takes something else.
     """
     if len(heard) != 1:
-        raise ValueError(f"the network calls its last layer {head} {len(heard)} times, and not once. {_WAY_OUT}")
+        raise HeadError(f"the network calls its last layer {head} {len(heard)} times, and not once. {_WAY_OUT}")
     given = heard[0]
     if given.dim() != 2 and (given.dim() != 4 or given.shape[2:] != (1, 1)):
-        raise ValueError(
+        raise HeadError(
             f"the last layer {head} of the network takes {tuple(given.shape)}; wanted: a vector for each image, (N, D) "
             f"or (N, D, 1, 1). {_WAY_OUT}"
         )
@@ -205,14 +209,14 @@ def _flat(heard: list[Tensor], *, head: str) -> Tensor:
 
 
 def _check_head(layer: nn.Module, given: Tensor, features_ND: Tensor, logits_NK: Tensor, *, head: str) -> None:
-    """Raises ValueError where the network does more after its last layer than to hand on what that gives."""
+    """Raises HeadError where the network does more after its last layer than to hand on what that gives."""
     own_NK = layer(features_ND.reshape(given.shape)).flatten(1)
     is_same = own_NK.shape == logits_NK.shape
     if is_same:
         difference = (own_NK.double() - logits_NK.double()).abs().max()
         is_same = bool(difference <= _TOLERANCE * logits_NK.double().abs().max())
     if not is_same:
-        raise ValueError(
+        raise HeadError(
             f"the network does something to what its last layer {head} gives: its logits are not those of that layer. "
             f"{_WAY_OUT}"
         )

@@ -121,6 +121,20 @@ def test_auto_says_what_it_chose_and_by_what(tune):
 
 
 @pytest.mark.slow
+def test_auto_does_not_choose_by_images_that_cannot_be_read(tune, few, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "damaged"
+    shutil.copytree(few, root)
+    damaged = root / "train" / "columns" / "003.png"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    monkeypatch.setattr("finetune._NUM_SHOWN", 1)  # of many images, those that are looked at first can all be read
+    with pytest.raises(SystemExit):
+        tune("--data.root", root, "--strategy.name", "auto", "--loader.backend", "threads")
+    told = capsys.readouterr()
+    assert f"{damaged}: OSError: image file is truncated" in told.err
+    assert "strategy:" not in told.out
+
+
+@pytest.mark.slow
 def test_auto_goes_on_with_the_strategy_that_it_began_with(tune, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "stop").touch()
