@@ -88,13 +88,17 @@ def _check_card(saved: dict[str, Any], card: dict[str, Any], *, checkpoint: Path
             f"the weights of distill.teachers {', '.join(changed)} have changed since {checkpoint} was written, so the "
             "run would go on learning something else. Restore them, or start a new run with another --run.out."
         )
-    began, begins = saved.get("start"), card.get("start")  # checkpoints of train.py and older ones have none
-    if began is not None and (begins is None or began["sha256"] != begins["sha256"]):
+    began, begins = saved.get("start"), card.get("start")  # of random weights there is none
+    if (began and began["sha256"]) != (begins and begins["sha256"]):
         raise ValueError(
-            f"the weights that this run started from, {began['name']}, are others than when {checkpoint} was written "
-            f"({'none' if begins is None else begins['name']} now), and what it has learned belongs to those. Restore "
-            "them, or start a new run with another --run.out."
+            f"the weights that this run started from, {_name(began)}, are others than when {checkpoint} was written "
+            f"({_name(begins)} now), and what it has learned belongs to those. Restore them, or start a new run with "
+            "another --run.out."
         )
+
+
+def _name(start: dict[str, Any] | None) -> str:
+    return "random ones" if start is None else str(start["name"])
 
 
 def restore_phase(saved: dict[str, Any], *, prepared: Prepared, loader: Loader, runtime: Runtime) -> None:

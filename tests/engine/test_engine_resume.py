@@ -195,25 +195,28 @@ START = {"name": "timm/resnet18.a1_in1k", "sha256": "ab12"}
 
 
 @pytest.mark.parametrize(
-    ("start", "now"),
-    [({"name": "timm/resnet18.a1_in1k", "sha256": "cd34"}, r"timm/resnet18\.a1_in1k now"), (None, "none now")],
+    ("then", "now", "told"),
+    [
+        (START, START | {"sha256": "cd34"}, r"timm/resnet18\.a1_in1k, are .*\(timm/resnet18\.a1_in1k now\)"),
+        (START, None, r"timm/resnet18\.a1_in1k, are others .*\(random ones now\)"),
+        (None, START, r"random ones, are others .*\(timm/resnet18\.a1_in1k now\)"),  # train.py's, then finetune.py
+    ],
 )
-def test_a_run_does_not_go_on_from_other_start_weights(make_job, start, now):
+def test_a_run_does_not_go_on_from_other_start_weights(make_job, then, now, told):
     job = make_job(interrupt_after=6)
     with pytest.raises(KilledError):
-        fit(make_module(), job._replace(card=job.card | {"start": START}))
+        fit(make_module(), job._replace(card=job.card | ({} if then is None else {"start": then})))
     again = make_job(interrupt_after=0)
-    with pytest.raises(ValueError, match=rf"this run started from, timm/resnet18\.a1_in1k, are others .*\({now}\)"):
-        fit(make_module(), again._replace(card=again.card | ({} if start is None else {"start": start})))
+    with pytest.raises(ValueError, match=rf"this run started from, {told}"):
+        fit(make_module(), again._replace(card=again.card | ({} if now is None else {"start": now})))
 
 
-@pytest.mark.parametrize("then", [{}, {"start": START}])
-def test_the_same_start_weights_elsewhere_and_checkpoints_without_them_go_on(make_job, then):
+def test_the_same_start_weights_elsewhere_go_on(make_job):
     job, expected = make_job("straight"), make_module()
     fit(expected, job)
     stopped = make_job("stopped", interrupt_after=6)
     with pytest.raises(KilledError):
-        fit(make_module(), stopped._replace(card=stopped.card | then))
+        fit(make_module(), stopped._replace(card=stopped.card | {"start": START}))
     module, again = make_module(), make_job("stopped")
     fit(module, again._replace(card=again.card | {"start": START | {"name": "runs/moved"}}))
     assert_same_weights(module, expected)
