@@ -90,12 +90,14 @@ def tune(config: Config, start: Start, desk: Desk) -> None:
     builders = (build_model, build_pretrained)
     loss = build_loss(config, module, data.train, spec=data.spec, builders=builders, runtime=runtime)
     card = build_card(config, class_names=class_names, spec=data.spec, fingerprints=fingerprint_splits(data))
-    began = {"name": start.name, "sha256": hash_weights(module, but=head)}
+    drawn = None if config.weights.head == "keep" else head
+    start_card = {"name": start.name, "sha256": hash_weights(module, but=drawn)}
+    began = {} if decided.strategy.name == "scratch" else {"start": start_card}
     plan = Plan(
         module=module,
         phases=[],
         loss_fn=loss.loss_fn,
-        card=card | {"teachers": loss.teachers, "start": began, "strategy": decided.strategy.name},
+        card=card | {"teachers": loss.teachers, "strategy": decided.strategy.name} | began,
         evaluation=loaders.evaluation,
         spec=data.spec,
         description=describe_data(data, loaders),

@@ -15,6 +15,7 @@ import evaluate
 import finetune
 import train
 from engine.checkpoint import read_card, save_checkpoint, scored_checkpoint
+from engine.record import RunFolder
 
 THREE = ("blocks", "columns", "dots")
 QUICK = (
@@ -90,6 +91,7 @@ def test_evaluate_finds_the_score_of_each_strategy_again(name, tune, capsys):
     assert result["test/num_samples"] == 30
     assert ("weights: random" if name == "scratch" else "tensors loaded; new: head.5.weight, head.5.bias") in said
     assert "input: as the weights were trained\n" in said
+    assert ("start" in read_card(scored_checkpoint(out / "checkpoints"))) == (name != "scratch")
     assert_scored_again(out, capsys)
 
 
@@ -178,15 +180,17 @@ def test_a_file_of_weights_must_fit(tune, source, tmp_path):
 
 
 @pytest.mark.slow
-def test_other_weights_than_a_run_began_with_are_refused(tune, source, tmp_path, capsys):
+@pytest.mark.parametrize(("head", "changed"), [("new", "features.0.0.bias"), ("keep", "head.5.bias")])
+def test_other_weights_than_a_run_began_with_are_refused(head, changed, tune, source, tmp_path, capsys):
     moved = tmp_path / "source"
     shutil.copytree(source, moved)
-    options = ("--model.name", moved, "--strategy.name", "linear")
+    data = RunFolder(source).read_config()["data"]["root"]  # its classes
+    options = ("--model.name", moved, "--strategy.name", "linear", "--weights.head", head, "--data.root", data)
     out, _ = tune(*options)
     (out / "result.json").unlink()
     checkpoint = scored_checkpoint(moved / "checkpoints")
     weights = load_file(checkpoint / "model.safetensors")
-    weights["features.0.0.bias"] += 1
+    weights[changed] += 1
     shutil.rmtree(moved / "checkpoints")
     card = read_card(source / "checkpoints" / checkpoint.name)
     save_checkpoint(moved / "checkpoints", step=1, best_step=None, weights=weights, card=card, training_state={})
