@@ -87,6 +87,11 @@ def _resolve_run(config: Config) -> tuple[Config, Origin | None]:
             f"weights.run={folder} holds {origin.model.name} {origin.model.args}, but section model says "
             f"{config.model.name} {config.model.args}; give the folder as --model.name instead, and leave the rest out."
         )
+    if origin.is_knn and config.weights.head == "keep":
+        raise ValueError(
+            f"weights.head=keep, but the last layer of {folder} are nearest neighbours, which are not trained any "
+            "further; use --weights.head new."
+        )
     config = dataclasses.replace(config, model=origin.model)
     return replace_section(config, "weights", run=str(folder)), origin
 

@@ -16,7 +16,8 @@ class Origin(NamedTuple):
 
     model: its network. spec: what that takes, complete. class_names: what it tells apart, in the order of labels.
     checkpoint: the one that it is judged by, for `engine.checkpoint.load_weights`. weights: the .safetensors file in it
-    that counts, the average where there is one. digest: SHA-256 of that file, for `card["start"]`.
+    that counts, the average where there is one. digest: SHA-256 of that file. is_knn: whether its last layer
+    are nearest neighbours (finetune.py --strategy.classifier knn), which only evaluate.py builds.
     """
 
     model: ModelConfig
@@ -25,6 +26,7 @@ class Origin(NamedTuple):
     checkpoint: Path
     weights: Path
     digest: str
+    is_knn: bool
 
 
 def load_origin(folder: str | Path) -> Origin:
@@ -52,4 +54,5 @@ def load_origin(folder: str | Path) -> Origin:
         checkpoint=checkpoint,
         weights=weights,
         digest=read_manifest(checkpoint)["sha256"][weights.name],
+        is_knn="knn" in card,
     )

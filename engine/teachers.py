@@ -130,6 +130,11 @@ def hash_weights(module: nn.Module, *, but: str | None = None) -> str:
 
 def _load_run(name: str, *, class_names: Sequence[str], build_model: BuildModel) -> tuple[nn.Module, InputSpec]:
     origin = load_origin(name)
+    if origin.is_knn:
+        raise ValueError(
+            "its last layer are nearest neighbours (strategy.classifier=knn), which evaluate.py alone builds; take a "
+            "run with another classifier."
+        )
     _check_classes(origin.class_names, class_names)
     module = build_model(origin.model, num_classes=len(class_names), spec=origin.spec, seed=0)
     load_weights(module, origin.checkpoint)

@@ -166,3 +166,19 @@ def test_a_run_brings_its_network_its_input_and_the_weights_that_it_is_judged_by
     assert (config.model, config.weights.run, config.input) == (model, str(tmp_path), spec)
     assert start == (str(tmp_path), spec, tmp_path / "checkpoints" / "step_00000004" / "average.safetensors")
     assert build_start(config, spec_of=published) == (config, start)  # as config.yaml has it
+
+
+def test_nearest_neighbours_are_no_last_layer_to_keep(tmp_path):
+    card = build_card(CONFIG, class_names=("a", "b"), spec=IMAGENET, fingerprints={"train": "f"})
+    save_checkpoint(
+        tmp_path / "checkpoints",
+        step=0,
+        best_step=None,
+        weights={"weight": torch.ones(2)},
+        card=card | {"knn": {"num_images": 4, "width": 2, "k": 1}},
+        training_state={},
+    )
+    config = with_model(str(tmp_path))
+    assert build_start(config, spec_of=published)[1].spec == IMAGENET
+    with pytest.raises(ValueError, match=r"weights.head=keep, but the last layer of .* are nearest neighbours"):
+        build_start(replace_section(config, "weights", head="keep"), spec_of=published)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from configs.load import config_to_dict
 from configs.schema import InputSpec, ModelConfig
-from engine.checkpoint import save_checkpoint
+from engine.checkpoint import read_card, save_checkpoint
 from engine.distillation import AttentionTransfer
 from engine.teachers import check_teachers, hash_weights, load_teachers
 from models.build import build_model, build_pretrained
@@ -102,6 +103,15 @@ def test_the_digest_tells_any_other_weight():
 def test_the_digest_is_of_the_weights_whatever_the_precision_of_the_run(make_run, load):
     name, module = make_run()
     assert load(name)[0].digest == hash_weights(module)
+
+
+def test_nearest_neighbours_are_refused_as_a_teacher_before_their_tensors_are_compared(make_run, load):
+    name, module = make_run()
+    card = read_card(Path(name) / "checkpoints" / "step_00000003") | {"knn": {"num_images": 4, "width": 6, "k": 1}}
+    folder, weights = Path(name) / "checkpoints", module.state_dict()
+    save_checkpoint(folder, step=4, best_step=None, weights=weights, card=card, training_state={})
+    with pytest.raises(ValueError, match=rf"distill.teachers: {name}: its last layer are nearest neighbours"):
+        load(name)
 
 
 @pytest.mark.parametrize(
