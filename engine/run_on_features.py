@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import nn
 
 from configs.imports import is_import_path
-from configs.schema import Config
+from configs.schema import AugmentConfig, Config
 from engine.bad_samples import BadSampleLog
 from engine.features import Features, cached_features, compute_features, features_key
 from engine.final import save_final, score_checkpoint
@@ -92,6 +92,8 @@ def conduct_on_features(
         folder=folder,
         progress=progress,
     )
+    if config.augment != AugmentConfig():
+        progress.say("augmentation: none, for features are those of each image as evaluation shows it")
     if runtime.is_main:
         folder.save_samples(take_samples(images["train"], plan.spec))
     if config.dry_run:

@@ -153,6 +153,7 @@ def test_a_dry_run_trains_nothing(tune):
     for name in ("gradual", "features"):
         out, said = tune("--strategy.name", name, "--dry-run", name=name)
         assert "dry run: nothing was" in said
+        assert ("augmentation: none, for features are" in said) == (name == "features")  # the recipe asks for it
         assert not (out / "checkpoints").exists()
         assert not (out / "result.json").exists()
 
