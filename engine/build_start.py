@@ -59,9 +59,11 @@ def build_start(config: Config, *, spec_of: Callable[[str], InputSpec]) -> tuple
     elif config.strategy.name == "scratch":
         start = Start("random weights", None, None)
     else:
+        no_folder = f" (there is no folder {name} in {Path.cwd()})" if "/" in name else ""
         raise ValueError(
-            f"there are no pretrained weights of model.name={name}; give a run folder as --model.name, or a file of "
-            "its weights as --weights.file, or a network of torchvision's or timm's, as --model.name timm/resnet50."
+            f"there are no pretrained weights of model.name={name}{no_folder}; give a run folder as --model.name, or "
+            "a file of its weights as --weights.file, or a network of torchvision's or timm's, as --model.name "
+            "timm/resnet50."
         )
     return with_weights_input(config, start.spec), start
 

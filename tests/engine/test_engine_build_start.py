@@ -132,6 +132,11 @@ def test_a_network_without_weights_is_refused_unless_it_starts_from_scratch():
     assert build_start(config, spec_of=published) == (config, ("random weights", None, None))
 
 
+def test_a_run_folder_that_is_not_there_is_told():
+    with pytest.raises(ValueError, match=r"model.name=runs/typo \(there is no folder runs/typo in .*\); give a run"):
+        build_start(with_model("runs/typo"), spec_of=published)
+
+
 def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))):
         build_start(with_model(str(tmp_path)), spec_of=published)
