@@ -123,6 +123,7 @@ def load_into(
         ValueError: Something does not fit that must; the message lists it. Or nothing beside the last layer fits, or a
             tensor holds no values for it, which no `partial` allows.
     """
+    head = _all_names(module, head)
     match = _compare(module, state, head=head, keeps_head=keeps_head)
     _check_match(module, match, head=head, keeps_head=keeps_head, partial=partial)
     wanted = module.state_dict()
@@ -253,6 +254,13 @@ def _present_name(name: str) -> str:
     for pattern, present in _FORMER_NAMES:
         name = pattern.sub(present, name)
     return name
+
+
+def _all_names(module: nn.Module, names: Collection[str]) -> list[str]:
+    """These, and the others that the same parameters have where a layer stands in the network under two names."""
+    values = module.state_dict(keep_vars=True)
+    meant = {id(values[name]) for name in names}
+    return [name for name, value in values.items() if id(value) in meant]
 
 
 def _compare(module: nn.Module, state: Mapping[str, Tensor], *, head: Collection[str], keeps_head: bool) -> Match:

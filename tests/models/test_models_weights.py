@@ -272,6 +272,17 @@ def test_whole_numbers_that_the_network_has_as_such_are_loaded_and_averaged_coun
     assert torch.equal(module.get_buffer("index"), state["index"])
 
 
+@pytest.mark.parametrize("num_classes", [3, 7])
+def test_a_head_that_has_two_names_is_new_under_both(num_classes: int) -> None:
+    module, given = build(), build(num_classes=num_classes, seed=1)
+    for one in (module, given):
+        one.add_module("head", one[4])
+    before = copy_state(module)
+    match = load(module, copy_state(given))
+    assert match.new == (*HEAD, "head.weight", "head.bias")
+    assert all(torch.equal(module.state_dict()[name], before[name]) for name in match.new)
+
+
 def test_weights_are_copied_and_not_shared() -> None:
     state, module = copy_state(build(seed=1)), build()
     load(module, state)
