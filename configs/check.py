@@ -87,7 +87,6 @@ _READ_ABOVE_ZERO: dict[str, tuple[str, ...]] = {
     "augment.erase_scale": ("augment.erase_prob",),
     "augment.erase_ratio": ("augment.erase_prob",),
     "augment.mix_until_epoch": ("augment.mixup_alpha", "augment.cutmix_alpha"),
-    "augment.mix_from_images": ("augment.mixup_alpha", "augment.cutmix_alpha"),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -284,7 +283,9 @@ def check_batch(config: Config, *, world_size: int) -> None:
 
 def _check_batch_size(config: Config, batch: int, *, key: str, world_size: int) -> None:
     accumulation, repeats = config.train.accumulation or 1, config.augment.repeats
-    mixes = config.augment.mix_prob > 0 and (config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0)
+    augment = config.augment
+    mixes = augment.mix_prob > 0 and (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0)
+    mixes = mixes and augment.mix_from_images == 0  # else the loader checks it, which knows how many images there are
     parts = math.lcm(world_size * accumulation, repeats, 2 if mixes else 1)
     if batch % parts == 0:
         return

@@ -69,6 +69,7 @@ def training_parts(config: Config, data: Data, *, place: Place, num_views: int =
     check_operations(config, channels=given(data.spec.channels))
     augmentation = build_augmentation(config)
     settings = build_effect_settings(config, num_images=len(data.train.labels_N))
+    _check_pairs(config, mixes=settings.mixes)
     unmixed = settings._replace(mixing=Mixing())
     backend = choose_backend(config, data).name
     home = home_of_operations(config, backend=backend, on_gpu=place.device.type == "cuda")
@@ -110,6 +111,15 @@ def training_parts(config: Config, data: Data, *, place: Place, num_views: int =
         windows="drawn" if windows_are_drawn(config, data) else "stored",
         own_pipeline=None if own_pipeline is None else own_pipeline.fingerprint(),
     )
+
+
+def _check_pairs(config: Config, *, mixes: bool) -> None:
+    batch = config.train.global_batch_size
+    if mixes and batch % 2:
+        raise ValueError(
+            f"a global batch of {batch} is odd, but mixup and CutMix take images in pairs; use {batch - 1} or "
+            f"{batch + 1}, or --augment.mixup_alpha 0 --augment.cutmix_alpha 0."
+        )
 
 
 def training_order(config: Config, train: Source, *, place: Place, in_pairs: bool = False) -> TrainingOrder:

@@ -700,8 +700,6 @@ def test_an_odd_batch_cannot_be_mixed_and_the_offer_works(config: Config, mixing
         ("augment__erase_ratio", (0.5, 2.0), "augment__erase_prob"),
         ("augment__mix_until_epoch", 1.5, "augment__mixup_alpha"),
         ("augment__mix_until_epoch", 1.5, "augment__cutmix_alpha"),
-        ("augment__mix_from_images", 100, "augment__mixup_alpha"),
-        ("augment__mix_from_images", 100, "augment__cutmix_alpha"),
     ],
 )
 def test_what_an_augmentation_that_is_off_would_read_is_refused(

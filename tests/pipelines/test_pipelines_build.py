@@ -1,5 +1,6 @@
 """From a configuration to loaders: splits, input specification, the choice of the executor, and what is refused."""
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -650,6 +651,11 @@ def test_pairs_are_mixed_only_where_train_has_images_enough(
         for alpha in (0.4, 0.0)
     )
     assert all(same(list(loaders.train), always if is_mixed else never))
+    odd = make_config(
+        root, **mixed | {"train__global_batch_size": 5}, augment__mix_from_images=wanted, data__val_frac=0.2
+    )
+    with contextlib.nullcontext() if not is_mixed else pytest.raises(ValueError, match="a global batch of 5 is odd"):
+        loaders_of(odd)
     told = "mixing: none, for 16 images are fewer than augment.mix_from_images=17\n"
     assert (told in describe_data(data, loaders)) is not is_mixed
 
