@@ -220,7 +220,7 @@ def test_a_study_makes_its_data_before_its_runs(
         raise RuntimeError("failed")
 
     monkeypatch.setattr(recipes, "run_cell", stop)
-    monkeypatch.setattr(recipes, "link_folders", partial(recipes.link_folders, subsets=[(2, 0)]))
+    monkeypatch.setattr(recipes, "link_folders", partial(recipes.link_folders, subsets=[(2, 0)], trials=[]))
     places = ["--runs", str(tmp_path / "runs"), "--work", str(tmp_path / "work"), "--results", str(tmp_path / "rows")]
     monkeypatch.setattr(sys, "argv", ["recipes", "transfer_source", "--data", str(data), *places])
     with pytest.raises(RuntimeError, match="failed"):
