@@ -578,7 +578,7 @@ def groups_and_averages(config: Config) -> Config:
     config = replace_section(config, "optim", name="muon", no_decay="norms", layer_decay=0.9, clip_norm=1.0)
     config = replace_section(config, "optim", ns_steps=3, muon_scale="match_adamw", fix_filter_norm=True, groups=groups)
     config = replace_section(config, "optim", ns_coefficients=(3.0, -4.0, 2.0))
-    config = replace_section(config, "augment", mixup_alpha=0.2, mix_until_epoch=1.0)
+    config = replace_section(config, "augment", mixup_alpha=0.2, mix_until_epoch=1.0, mix_from_images=100)
     config = replace_section(config, "train", batch_sizes=((0, 60), (1, 120)), batch_lr="sqrt", bn_images=100)
     return dataclasses.replace(
         config,
@@ -624,7 +624,7 @@ def features_of_a_run(config: Config) -> Config:
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, num_folds=4, fold=1),
-        weights=WeightsConfig(run="runs/source", partial=True, input="recipe", head="keep"),
+        weights=WeightsConfig(run="runs/source", partial=True, input="recipe"),
         strategy=StrategyConfig(name="features", classifier="knn", cv_folds=3),
     )
 
@@ -633,7 +633,7 @@ def gradual_from_a_file(config: Config) -> Config:
     """A valid configuration of fine-tuning that thaws a network from a file stage by stage."""
     return dataclasses.replace(
         config,
-        weights=WeightsConfig(file="weights.pth"),
+        weights=WeightsConfig(file="weights.pth", head="keep"),
         strategy=StrategyConfig(
             name="auto", head_epochs=2, all_lr_frac=0.5, stage_decay=0.25, frozen_bn="train", similarity="different"
         ),
