@@ -12,15 +12,17 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import train as program  # noqa: E402  # found by the line above
+import engine.run  # noqa: E402  # found by the line above
+import train as program  # noqa: E402
 from configs.load import load_config  # noqa: E402
 from engine.build import build_folder, resolve_config  # noqa: E402
 from engine.progress import Progress  # noqa: E402
+from engine.run import Desk  # noqa: E402
 from engine.runtime import start_runtime  # noqa: E402
 
 out, *recipes = sys.argv[1:]
 states = []
-fit = program.fit
+fit = engine.run.fit
 
 
 def keeping(module, job):
@@ -37,14 +39,14 @@ def keeping(module, job):
     return state
 
 
-program.fit = keeping
+engine.run.fit = keeping
 runtime = None
 for number, recipe in enumerate(recipes):
     words = ["--config", recipe, "--run.out", f"{out}/{number}", "--run.num_threads", "1"]
     config = resolve_config(load_config(words, prog="", description=""), os.environ)
     runtime = runtime or start_runtime(config.train.precision, config.run)
     progress = Progress(num_epochs=config.train.epochs, is_main=runtime.is_main)
-    program.train(config, runtime=runtime, folder=build_folder(config), progress=progress)
+    program.train(config, Desk(runtime, build_folder(config), progress))
     runtime.wait_for_all()
 torch.save(states, f"{out}/states_{runtime.rank}.pt")
 runtime.end()

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from engine.watchdog import Watchdog
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _indexes_lie_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -16,6 +18,22 @@ def _indexes_lie_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXACTVISION_CACHE", str(tmp_path_factory.mktemp("indexes")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_watchdog_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run that a test has ended by an error leaves its watchdog on, which after ten minutes would end pytest."""
+    started: list[Watchdog] = []
+    start = Watchdog.start
+
+    def noting(watchdog: Watchdog, **options: Any) -> None:
+        started.append(watchdog)
+        start(watchdog, **options)
+
+    monkeypatch.setattr(Watchdog, "start", noting)
+    yield
+    for watchdog in started:
+        watchdog.stop()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def run_train(monkeypatch, tmp_path):
             if kill_in_step is None:
                 train.main()
             else:
-                patch.setattr(train, "fit", lambda module, job: fit(module, dying(job, in_step=kill_in_step)))
+                patch.setattr("engine.run.fit", lambda module, job: fit(module, dying(job, in_step=kill_in_step)))
                 with pytest.raises(KilledError):
                     train.main()
         return tmp_path / name

@@ -15,6 +15,7 @@ import evaluate
 import finetune
 import train
 from engine.checkpoint import read_card, save_checkpoint, scored_checkpoint
+from engine.choose_strategy import SIMILAR_FROM
 from engine.record import RunFolder
 
 THREE = ("blocks", "columns", "dots")
@@ -140,9 +141,9 @@ def test_auto_does_not_choose_by_images_that_cannot_be_read(tune, few, tmp_path,
 def test_auto_goes_on_with_the_strategy_that_it_began_with(tune, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "stop").touch()
-    monkeypatch.setattr("engine.build_strategy.measure_knowing", lambda *_: 0.5)
+    monkeypatch.setattr("engine.build_strategy.measure_knowing", lambda *_: SIMILAR_FROM)
     assert "strategy: linear: " in tune("--strategy.name", "auto")[1]
-    monkeypatch.setattr("engine.build_strategy.measure_knowing", lambda *_: 0.4999)
+    monkeypatch.setattr("engine.build_strategy.measure_knowing", lambda *_: SIMILAR_FROM - 1e-4)
     out, said = tune("--strategy.name", "auto")
     assert "strategy: linear, with which this run began" in said
     assert result_of(out)["test/num_samples"] == 30

@@ -89,13 +89,13 @@ def test_the_picture_is_drawn_of_what_there_is(rows: list[dict[str, str]], tmp_p
 
 
 def test_of_rates_the_best_on_val_is_taken_and_of_equals_the_lowest() -> None:
-    low, middle, high = RATES_TRIED["linear"]
-    tried = [trial("linear", high, 81.0), trial("linear", low, 79.5), trial("linear", middle, 81.0)]
-    assert best_rates(tried) == {"linear": middle}
+    low, middle, high = RATES_TRIED["scratch"]
+    tried = [trial("scratch", high, 81.0), trial("scratch", low, 79.5), trial("scratch", middle, 81.0)]
+    assert best_rates(tried) == {"scratch": middle}
     assert best_rates(tried[:2]) == {}, "one is missing"
     lines = rates_table(tried).splitlines()
-    assert lines[3].startswith(f"| linear | {low:g}: 79.50 %, **{middle:g}: 81.00 %**, {high:g}: 81.00 % | ")
-    assert lines[2].startswith("| scratch | not measured | ")
+    assert lines[2].startswith(f"| scratch | {low:g}: 79.50 %, **{middle:g}: 81.00 %**, {high:g}: 81.00 % | ")
+    assert lines[3].startswith("| linear | not measured | ")
     assert len(lines) == 2 + len(RATES_TRIED)
 
 
