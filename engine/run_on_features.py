@@ -37,10 +37,9 @@ class Tools(NamedTuple):
     """What other rooms do for it.
 
     train_images: those of train, each once, as evaluation shows them. batches_of: (split, features) -> batches of
-    features. fit: (kind, features (N, D), labels (N,), num_classes=, cv_folds=, seed=,
-    has_bias=) -> classifier. copy_head:
-    (module, head) -> that layer on its own. install: (module, head, classifier or layer) -> what a checkpoint's card
-    has to say of it, beside the rest. cache: folder of what is kept between runs.
+    features. fit: (kind, features (N, D), labels (N,), num_classes=, cv_folds=, seed=, has_bias=) -> classifier.
+    copy_head: (module, head) -> that layer on its own. install: (module, head, classifier or layer) -> what a
+    checkpoint's card has to say of it, beside the rest. cache: folder of what is kept between runs.
     """
 
     train_images: Callable[[], Loader]
@@ -102,7 +101,23 @@ def conduct_on_features(
     trained = _train(config, plan, features, head=head, tools=tools, desk=desk)
     if trained is None:
         return
-    step, epoch, card = trained
+    _score(config, plan, *trained, desk=desk, bad_log=bad_log)
+    if runtime.is_main:
+        progress.say(f"results and checkpoint: {folder.path}; on one page: {draw(folder, progress.say)}")
+
+
+def _score(
+    config: Config,
+    plan: Plan,
+    step: int,
+    epoch: int,
+    card: dict[str, Any],
+    *,
+    desk: Desk,
+    bad_log: BadSampleLog,
+) -> None:
+    """Saves the network with its classifier, and scores that on images."""
+    runtime, folder, progress = desk
     save_final(plan.module, step=step, card=card, folder=folder, runtime=runtime)
     score_checkpoint(
         plan.module,
@@ -116,8 +131,6 @@ def conduct_on_features(
         bad_log=bad_log,
         progress=progress,
     )
-    if runtime.is_main:
-        progress.say(f"results and checkpoint: {folder.path}; on one page: {draw(folder, progress.say)}")
 
 
 def _compute(
