@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from configs.load import config_to_dict
 from configs.schema import Config, InputSpec
 from engine.bad_samples import BadSampleLog, check_num_bad
+from engine.freezing import in_evaluation
 from engine.progress import Progress
 from engine.runtime import Runtime
 from engine.teachers import hash_weights
@@ -118,7 +119,7 @@ def compute_features(
     layer = module.get_submodule(head)
     parts: list[tuple[Tensor, Tensor]] = []
     runtime.seed(runtime.rank)
-    with _in_evaluation(module), torch.no_grad(), _listening(layer) as heard:
+    with in_evaluation(module), torch.no_grad(), _listening(layer) as heard:
         for batch in loader:
             beat()
             heard.clear()
@@ -167,17 +168,6 @@ def features_key(
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _in_evaluation(module: nn.Module) -> Iterator[None]:
-    modes = {one: one.training for one in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for one, was_training in modes.items():
-            one.training = was_training
 
 
 @contextlib.contextmanager

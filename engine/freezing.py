@@ -42,6 +42,18 @@ def trained_as(module: nn.Module, trains: Trains | None) -> Iterator[None]:
         freeze(module, None, own=own)
 
 
+@contextlib.contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Within, all of a network is in evaluation mode; then each of its parts in the mode that it was in."""
+    modes = {one: one.training for one in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for one, was_training in modes.items():
+            one.training = was_training
+
+
 def find_frozen_norms(module: nn.Module) -> frozenset[str]:
     """Paths of the layers with running statistics in what is not trained.
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from engine.freezing import in_evaluation
+
 _GIB = 2**30
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -74,13 +76,10 @@ def activation_bytes(
     autocast: Autocast = contextlib.nullcontext,
 ) -> Kept:
     """Bytes that autograd keeps, parameters not counted; what is computed besides is not known here."""
-    modes = {name: part.training for name, part in module.named_modules()}
-    module.eval()  # so that no running statistic changes
-    one, two = (
-        _count_kept(module, (num_images, *image_CHW), device=device, autocast=autocast) for num_images in (1, 2)
-    )
-    for name, part in module.named_modules():
-        part.training = modes[name]
+    with in_evaluation(module):  # so that no running statistic changes
+        one, two = (
+            _count_kept(module, (num_images, *image_CHW), device=device, autocast=autocast) for num_images in (1, 2)
+        )
     return Kept(per_image=max(two - one, 0), once=max(2 * one - two, 0))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from configs.schema import InputSpec, ModelConfig
 from engine.checkpoint import load_weights
 from engine.distillation import AttentionTransfer, Teacher, adapter
+from engine.freezing import in_evaluation
 from engine.origin import load_origin
 from engine.runtime import Runtime
 
@@ -108,12 +109,10 @@ def check_teachers(
             _check_output(teacher, image, num_classes=num_classes)
     if attention is None:
         return
-    modes = {one: one.training for one in student.modules()}
     with attention.listening(), torch.no_grad(), runtime.autocast():
-        student.eval()(image)
+        with in_evaluation(student):
+            student(image)
         teachers[0].logits([image])
-        for one, was_training in modes.items():
-            one.training = was_training
         attention.check()
 
 

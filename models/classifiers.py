@@ -7,6 +7,7 @@ Legend of shape letters: N samples, D width of features, K classes.
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -134,18 +135,7 @@ def fit_classifier(
         "svm": SVM_STRENGTHS,
         "knn": tuple(k for k in NUM_NEIGHBOURS if k <= most_neighbours),
     }[kind]
-    search = GridSearchCV(
-        Pipeline(
-            [
-                ("scaler", StandardScaler(with_mean=has_bias or kind == "knn")),
-                ("classifier", _build(kind, seed=seed, has_bias=has_bias)),
-            ]
-        ),
-        {"classifier__n_neighbors" if kind == "knn" else "classifier__C": list(grid)},
-        scoring="accuracy",
-        cv=StratifiedKFold(cv_folds, shuffle=True, random_state=seed),
-        error_score="raise",
-    )
+    search = _build_search(kind, grid, cv_folds=cv_folds, seed=seed, has_bias=has_bias)
     with warnings.catch_warnings():
         # of weak regularisation, which then is seldom the best; of what is taken `has_converged` says it
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -163,6 +153,22 @@ def fit_classifier(
     if kind == "knn":
         return _neighbours(exact_ND, labels_N, scaler=scaler, search=tried)
     return _folded(classifier, scaler=scaler, search=tried, has_bias=has_bias)
+
+
+def _build_search(kind: Kind, grid: Sequence[float], *, cv_folds: int, seed: int, has_bias: bool) -> GridSearchCV:
+    """Scaler and classifier, for each value of the grid in stratified parts."""
+    return GridSearchCV(
+        Pipeline(
+            [
+                ("scaler", StandardScaler(with_mean=has_bias or kind == "knn")),
+                ("classifier", _build(kind, seed=seed, has_bias=has_bias)),
+            ]
+        ),
+        {"classifier__n_neighbors" if kind == "knn" else "classifier__C": list(grid)},
+        scoring="accuracy",
+        cv=StratifiedKFold(cv_folds, shuffle=True, random_state=seed),
+        error_score="raise",
+    )
 
 
 def _build(kind: Kind, *, seed: int, has_bias: bool) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipelines.batch import BadSample, Batch, Mix
 from pipelines.effects import Effects
 from pipelines.execution import Carried, Executor
-from pipelines.order import Order, Share
+from pipelines.order import Order, Share, read_position
 from pipelines.plan import PLAN_VERSION, Plan, rows_of
 from pipelines.policy import Policy
 from pipelines.tail import Tail
@@ -198,26 +198,9 @@ class PlannedLoader:
             ValueError: The state belongs to other data, another seed, plan version or pipeline of the user's, or lies
                 within a global batch.
         """
-        reasons = {
-            "fingerprint": "the data has changed (class names, file names, labels, weights or image sizes)",
-            "seed": "run.seed has changed",
-            "plan_version": "this version of the program draws samples and crops differently",
-            "albumentations": "the pipeline of augment.albumentations has changed, or the version of albumentations",
-        }
-        for key, reason in reasons.items():
-            before, now = state.get(key), self._identity.get(key)  # states are older than pipelines, and most have none
-            if before != now:
-                raise ValueError(
-                    f"cannot continue from this loader state: {reason}: {key} was {before}, is {now}; restore it, or "
-                    "start a new run with another --run.out."
-                )
-        step, rest = divmod(state["samples_consumed"], self._order.samples_per_step)
-        if rest or step >= self.steps_per_epoch:
-            raise ValueError(
-                f"cannot continue from this loader state: {state['samples_consumed']} samples consumed do not fit "
-                f"global batches of {self._order.samples_per_step} in an epoch of {self.num_samples}."
-            )
-        self._epoch, self._step = state["epoch"], step
+        self._epoch, self._step = read_position(
+            state, identity=self._identity, order=self._order, num_samples=self.num_samples
+        )
 
     def _advance(self) -> None:
         self._step += 1

@@ -9,14 +9,21 @@ Evaluation: batches of B in order, dealt to the ranks in turn; rows past the end
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.counter import Stream, random_bits
 from pipelines.sampling import Sequence, draw_sequence, expectations
+
+_CHANGES = {
+    "fingerprint": "the data has changed (class names, file names, labels, weights or image sizes)",
+    "seed": "run.seed has changed",
+    "plan_version": "this version of the program draws samples and crops differently",
+    "albumentations": "the pipeline of augment.albumentations has changed, or the version of albumentations",
+}
 
 
 class Share(NamedTuple):
@@ -140,6 +147,37 @@ class TrainingOrder:
             valid_N=np.ones(len(places_N), dtype=np.bool_),
             own=self._own,
         )
+
+
+def read_position(
+    state: Mapping[str, Any], *, identity: Mapping[str, Any], order: Order, num_samples: int
+) -> tuple[int, int]:
+    """Epoch and step of a loader's state, whatever the world size that it was written at.
+
+    Args:
+        state: A loader's `state_dict`: what it read, `epoch` and `samples_consumed`.
+        identity: What the loader reads now; what is missing in both is equal.
+        order: Its order.
+        num_samples: Of an epoch, for the message.
+
+    Raises:
+        ValueError: The state belongs to other data, another seed, plan version or pipeline of the user's, or lies
+            within a global batch.
+    """
+    for key, reason in _CHANGES.items():
+        before, now = state.get(key), identity.get(key)  # states are older than pipelines, and most have none
+        if before != now:
+            raise ValueError(
+                f"cannot continue from this loader state: {reason}: {key} was {before}, is {now}; restore it, or start "
+                "a new run with another --run.out."
+            )
+    step, rest = divmod(state["samples_consumed"], order.samples_per_step)
+    if rest or step >= order.steps_per_epoch:
+        raise ValueError(
+            f"cannot continue from this loader state: {state['samples_consumed']} samples consumed do not fit global "
+            f"batches of {order.samples_per_step} in an epoch of {num_samples}."
+        )
+    return state["epoch"], step
 
 
 def _sequences(num_samples: int, *, weighting: Weighting | None, seed: int) -> Callable[[int], Sequence]:

@@ -156,7 +156,7 @@ def test_a_position_of_other_data_another_seed_or_within_a_batch_is_refused() ->
     for key, value, reason in (
         ("fingerprint", "other", "the data has changed"),
         ("seed", 5, "run.seed has changed: seed was 5, is 0"),
-        ("plan_version", 0, "this version of the program draws samples differently"),
+        ("plan_version", 0, "this version of the program draws samples and crops differently"),
     ):
         with pytest.raises(ValueError, match=re.escape(reason)):
             cached.load_state_dict(state | {key: value})
