@@ -117,7 +117,7 @@ def decide_strategy(
         loader = loader_of(min(_NUM_LOOKED_AT, len(labels_N)))
         beat = partial(runtime.watchdog.beat, "looking at the data")
         with contextlib.suppress(HeadError):  # a network that does more after its last layer: not measured
-            features = compute_features(module, loader, head=head, runtime=runtime, beat=beat)
+            features = compute_features(module, loader, head=head, runtime=runtime, beat=beat, progress=progress)
             knows = measure_knowing(features.features_ND, features.labels_N)
     choice = choose(len(labels_N) / len(np.unique(labels_N)), knows=knows, similarity=strategy.similarity)
     progress.say(f"strategy: {choice.name}: {choice.why}")

@@ -80,7 +80,9 @@ def cached_features(
         return kept
     if path.exists() and kept is None:
         progress.say(f"features: {path} is damaged; they are computed anew")
-    features = compute_features(module, loader, head=head, runtime=runtime, beat=beat, bad_log=bad_log)
+    features = compute_features(
+        module, loader, head=head, runtime=runtime, beat=beat, progress=progress, bad_log=bad_log
+    )
     if len(features.ids_N) == loader.num_samples:
         _keep(features, path, runtime=runtime, progress=progress)
     return features
@@ -93,6 +95,7 @@ def compute_features(
     head: str,
     runtime: Runtime,
     beat: Callable[[], None],
+    progress: Progress,
     bad_log: BadSampleLog | None = None,
 ) -> Features:
     """What goes into the layer `head` for each sample of the loader; modules are left in the modes they were in.
@@ -105,6 +108,7 @@ def compute_features(
         head: The path of the last layer, which takes (N, D) or (N, D, 1, 1).
         runtime: Device, autocast and gathering.
         beat: Called before each batch, as a sign of life.
+        progress: Where it is shown how far it is.
         bad_log: Where samples that cannot be read are written; they are left out.
 
     Returns:
@@ -120,7 +124,7 @@ def compute_features(
     parts: list[tuple[Tensor, Tensor]] = []
     runtime.seed(runtime.rank)
     with in_evaluation(module), torch.no_grad(), _listening(layer) as heard:
-        for batch in loader:
+        for batch in progress.through(loader, doing="features: batches", num_items=loader.steps_per_epoch):
             beat()
             heard.clear()
             with runtime.autocast():

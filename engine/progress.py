@@ -2,11 +2,12 @@
 
 import sys
 import time
-from collections.abc import Mapping
-from typing import NoReturn, TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NoReturn, TextIO, TypeVar
 
 from tqdm import tqdm
 
+_Item = TypeVar("_Item")
 _HEADER = "epoch      step  train loss  train top-1  val loss  val top-1        lr   images/s  wait  seconds"
 _SECONDS_BETWEEN_LINES = 30.0  # without a terminal, a long epoch still shows that it lives
 
@@ -33,6 +34,17 @@ class Progress:
         if self._is_main:
             tqdm.write(text, file=self._stream)
             self._stream.flush()
+
+    def through(self, items: Iterable[_Item], *, doing: str, num_items: int) -> Iterator[_Item]:
+        """Hands items on, with a bar on a terminal, and elsewhere a line now and then."""
+        on_terminal = self._is_main and self._stream.isatty()
+        shown_s = time.monotonic()
+        bar = tqdm(items, total=num_items, desc=doing, leave=False, disable=not on_terminal, file=self._stream)
+        for place, item in enumerate(bar):
+            if not on_terminal and time.monotonic() - shown_s > _SECONDS_BETWEEN_LINES:
+                self.say(f"{doing}: {place:,} of {num_items:,}")
+                shown_s = time.monotonic()
+            yield item
 
     def start_epoch(self, epoch: int, *, num_steps: int, first_step: int) -> None:
         """Begins the display of an epoch, counted from 1."""

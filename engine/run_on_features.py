@@ -153,7 +153,15 @@ def _compute(
     def compute(split: str) -> Features:
         beat = partial(runtime.watchdog.beat, "computing features")
         if is_import_path(config.model.name):  # no key knows what the user's own code does
-            return compute_features(plan.module, images[split], head=head, runtime=runtime, beat=beat, bad_log=bad_log)
+            return compute_features(
+                plan.module,
+                images[split],
+                head=head,
+                runtime=runtime,
+                beat=beat,
+                progress=desk.progress,
+                bad_log=bad_log,
+            )
         key = features_key(
             config,
             plan.module,
@@ -211,6 +219,8 @@ def _train(
             has_bias=getattr(plan.module.get_submodule(head), "bias", None) is not None,
         )
 
+    shown = f"{strategy.cv_folds}-fold cross-validation on features of {len(train.labels_N):,} images"
+    desk.progress.say(f"{strategy.classifier}: {shown} ...")
     with desk.runtime.first_on_this_machine():  # the others wait for a lock: it may take longer than a collective waits
         fitted_here = fit() if desk.runtime.is_first_on_machine else None
     fitted = desk.runtime.from_main(lambda: fitted_here)  # the same on every rank, to the bit

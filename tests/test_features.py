@@ -56,7 +56,14 @@ def test_a_run_whose_head_was_fitted_on_features_is_scored_by_evaluate(tmp_path,
         split: build_evaluation_loader(config, data, split, place=place, show_progress=False)
         for split in ("train", "val", "test")
     }
-    features = compute_features(module, loaders.pop("train"), head=head, runtime=runtime, beat=lambda: None)
+    features = compute_features(
+        module,
+        loaders.pop("train"),
+        head=head,
+        runtime=runtime,
+        beat=lambda: None,
+        progress=Progress(num_epochs=0, is_main=False),
+    )
     arrays = features.features_ND.numpy(), features.labels_N.numpy()
     fitted = fit_classifier("logistic", *arrays, num_classes=10, cv_folds=3, seed=0)
     assert isinstance(fitted, FittedLinear)

@@ -11,8 +11,10 @@ from configs.load import load_config, replace_section
 from configs.schema import InputSpec
 from engine import features as features_module
 from engine.features import cached_features, compute_features, features_key
+from engine.progress import Progress
 
 NUM_CLASSES, WIDTH = 3, 8
+SILENT = Progress(num_epochs=0, is_main=False)
 SPEC = InputSpec(size_px=8, channels=1, mean=(0.25,), std=(0.5,))
 
 
@@ -45,7 +47,9 @@ def beats():
 def compute(runtime, make_loader, data, beats):
     def compute(module, *, head="head", loader=None, **options):
         loader = loader or make_loader(*data, batch_size=7)
-        return compute_features(module, loader, head=head, runtime=runtime, beat=lambda: beats.append(1), **options)
+        return compute_features(
+            module, loader, head=head, runtime=runtime, beat=lambda: beats.append(1), progress=SILENT, **options
+        )
 
     return compute
 

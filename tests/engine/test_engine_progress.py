@@ -84,3 +84,17 @@ def test_a_long_epoch_without_a_terminal_shows_that_it_lives(monkeypatch):
         progress.show(row, step=int(now[0]), num_steps=100)
     lines = [line for line in stream.getvalue().splitlines() if "step " in line and "loss 1.5" in line]
     assert [line.split()[1] for line in lines] == ["31", "62"]
+
+
+def test_what_takes_long_hands_everything_on_and_shows_how_far_it_is(monkeypatch):
+    for stream, seconds, shown in ((Terminal(), 30.0, "features:   0%|"), (io.StringIO(), -1.0, "features: 2 of 3\n")):
+        monkeypatch.setattr("engine.progress._SECONDS_BETWEEN_LINES", seconds)
+        progress = Progress(num_epochs=0, is_main=True, stream=stream)
+        assert list(progress.through("abc", doing="features", num_items=3)) == ["a", "b", "c"]
+        assert shown in stream.getvalue()
+    silent = io.StringIO()
+    assert list(Progress(num_epochs=0, is_main=False, stream=silent).through("ab", doing="x", num_items=2)) == [
+        "a",
+        "b",
+    ]
+    assert silent.getvalue() == ""
