@@ -70,6 +70,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "strategy.similarity": ("strategy.name", ("auto",)),
     "loader.workers": ("loader.backend", ("threads", "auto")),
     "loader.decode": ("loader.backend", ("threads",)),
+    "loader.hw_decoder_load": ("loader.backend", ("dali",)),
 }
 
 # field of data -> the kinds of data sets that read it
@@ -97,6 +98,7 @@ _AT_LEAST: dict[str, float] = {
     "loader.num_workers": 0,
     "loader.num_threads": 1,
     "loader.prefetch_batches": 1,
+    "loader.hw_decoder_load": 0,
     "loader.resident_max_gib": 0,
     "loader.eval_batch_size_per_rank": 1,
     "augment.pad_px": 0,
@@ -183,6 +185,7 @@ _AT_MOST: dict[str, float] = {
     "loader.num_workers": 1024,
     "loader.num_threads": 1024,
     "loader.prefetch_batches": 1024,
+    "loader.hw_decoder_load": 1,
     "augment.vertical_flip_prob": 1,
     "augment.mixup_alpha": 100,
     "augment.cutmix_alpha": 100,

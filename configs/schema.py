@@ -181,6 +181,9 @@ class LoaderConfig:
         decode: exact = images at their stored size; scaled = with backend threads, JPEGs of train whose window is at
             least twice the result at a half, a quarter or an eighth of it: several times as fast for photographs of
             many megapixels, their pixels different by about 1.3 of 255 on average.
+        hw_decoder_load: With backend dali on a GPU that has a JPEG decoder (A100, H100, H200), the part of each batch
+            that it takes; the GPU's other cores, and CPU threads, decode the rest. Below 1 faster where CPU cores idle
+            (0.6 to 0.9); but then an image's place in the batch says who decodes it, and with that its last bits.
         resident_max_gib: Largest data set, decoded, that auto holds on the device, in GiB.
         eval_batch_size_per_rank: Images per batch and rank in evaluation.
     """
@@ -191,6 +194,7 @@ class LoaderConfig:
     num_workers: int | None = _may_change(None)
     prefetch_batches: int = _may_change(2)
     decode: Literal["exact", "scaled"] = "exact"
+    hw_decoder_load: float = _may_change(1.0)
     resident_max_gib: float = _may_change(4.0)
     eval_batch_size_per_rank: int = 256
 

@@ -189,6 +189,7 @@ def _build_dali(config: Config, data: Data, parts: Parts, *, place: Place, num_t
         device=place.device,
         num_threads=num_threads,
         num_prefetched=config.loader.prefetch_batches,
+        hw_decoder_load=config.loader.hw_decoder_load,
         operations=operations_of(steps),
         num_slots=num_slots(steps),
         operate=parts.operate,

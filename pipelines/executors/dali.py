@@ -24,7 +24,7 @@ from torch.utils.dlpack import from_dlpack
 
 from pipelines.decode import encode_pnm
 from pipelines.execution import Carried, Operate
-from pipelines.executors.dali_graph import GraphSettings, build_pipeline, inputs_of
+from pipelines.executors.dali_graph import GpuDecoder, GraphSettings, build_pipeline, inputs_of
 from pipelines.geometry import carry_out_plan, shift_and_flip
 from pipelines.kernels import shift_and_flip_rows
 from pipelines.operations.vocabulary import NATIVE_OPERATIONS, Operation
@@ -35,6 +35,8 @@ from pipelines.sources.packed import JpegPart, PackedSource
 
 _DEPTH = 2  # batches within DALI: one that it works on, one that is handed out
 _CHUNK = 16  # files per reading task
+_HINT_QUANTILE = 0.99  # of the images: memory for a batch of the very largest would be gigabytes
+_MOST_HINT_BYTES = 2**30
 _PLACEHOLDER = np.frombuffer(encode_pnm(np.zeros((1, 1, 1), dtype=np.uint8)), dtype=np.uint8)
 _ONE_PIXEL = plan_evaluation(
     np.zeros(1, dtype=np.int64), sizes_N2=np.ones((1, 2), dtype=np.int32), fit=Fit("squash", 1.0), size_px=1
@@ -73,6 +75,7 @@ class DaliExecutor:
         device: cpu or cuda; where decoding and resizing happen, and where images lie.
         num_threads: DALI's CPU threads, and as many that read files.
         num_prefetched: Batches whose files are read ahead.
+        hw_decoder_load: The part of a batch, 0..1, that a GPU's JPEG decoder takes, where it has one.
         operations: Those that the graph carries out, of NATIVE_OPERATIONS: all that a plan can name, or none.
         num_slots: How many of them, one after the other, a plan has in each row.
         operate: Does the same to an image of a batch that DALI failed on; there, and only there, with `operations`.
@@ -87,6 +90,7 @@ class DaliExecutor:
         device: torch.device,
         num_threads: int,
         num_prefetched: int,
+        hw_decoder_load: float = 1.0,
         operations: frozenset[Operation] = frozenset(),
         num_slots: int = 0,
         operate: Operate | None = None,
@@ -101,6 +105,7 @@ class DaliExecutor:
         self._device = device
         self._num_threads = num_threads
         self._num_prefetched = num_prefetched
+        self._hw_decoder_load = hw_decoder_load
         self._readers = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="read")
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._decoded_here: set[int] = set()  # what DALI failed on once
@@ -211,6 +216,7 @@ class DaliExecutor:
         self._pipeline = build_pipeline(
             self._settings,
             device=self._device,
+            decoder=GpuDecoder(self._hw_decoder_load, *decoder_hint(self._source.sizes_N2, num_rows=num_rows)),
             batch_size=num_rows,
             num_threads=self._num_threads,
             depth=_DEPTH,
@@ -288,6 +294,21 @@ class DaliExecutor:
             if jpeg is not None:
                 return jpeg
         return encode_pnm(self._source.read_image(sample_id, channels=self._channels))
+
+
+def decoder_hint(sizes_N2: npt.NDArray[np.int32], *, num_rows: int) -> tuple[int, int]:
+    """Height and width that 99 of 100 images have at most, made smaller where a batch of such would take over a GiB.
+
+    Args:
+        sizes_N2: int32 (N, 2), height and width; 0 where not known.
+        num_rows: Images of a batch, 1 or more.
+    """
+    known_N2 = sizes_N2[(sizes_N2 > 0).all(axis=1)]
+    if len(known_N2) == 0:
+        return 1, 1
+    height, width = np.quantile(known_N2, _HINT_QUANTILE, axis=0, method="higher")
+    factor = min(1.0, (_MOST_HINT_BYTES / (3.0 * num_rows * height * width)) ** 0.5)
+    return max(1, int(factor * height)), max(1, int(factor * width))
 
 
 def _is_shifted(plan: Plan) -> bool:

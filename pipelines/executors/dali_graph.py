@@ -51,30 +51,65 @@ class GraphSettings(NamedTuple):
         return range(self.num_slots if self.carried_out else 0)
 
 
+class GpuDecoder(NamedTuple):
+    """How JPEGs are decoded on a GPU; on the CPU nothing of it is read.
+
+    load_frac: the part of a batch, 0..1, that the GPU's JPEG decoder takes, where it has one. height_px, width_px: of
+    the images for a batch of which that decoder keeps memory from the start.
+    """
+
+    load_frac: float
+    height_px: int
+    width_px: int
+
+
 def build_pipeline(
-    settings: GraphSettings, *, device: torch.device, batch_size: int, num_threads: int, depth: int
+    settings: GraphSettings,
+    *,
+    device: torch.device,
+    decoder: GpuDecoder,
+    batch_size: int,
+    num_threads: int,
+    depth: int,
 ) -> Any:
     """A DALI pipeline, built, whose one output is images uint8 (N, S, S, C).
 
     Args:
         settings: What it does.
         device: cpu or cuda; where decoding and all that follows happen.
+        decoder: Of a GPU.
         batch_size: The most rows of a batch.
-        num_threads: DALI's CPU threads.
+        num_threads: DALI's CPU threads; beside a GPU on those cores of this process that are near it.
         depth: Batches that it works on at once.
     """
+    pipeline = define_pipeline(
+        settings, device=device, decoder=decoder, batch_size=batch_size, num_threads=num_threads, depth=depth
+    )
+    pipeline.build()
+    return pipeline
+
+
+def define_pipeline(
+    settings: GraphSettings,
+    *,
+    device: torch.device,
+    decoder: GpuDecoder,
+    batch_size: int,
+    num_threads: int,
+    depth: int,
+) -> Any:
+    """The same, not built: for a GPU it can be made where there is none."""
     on_gpu = device.type == "cuda"
     define = pipeline_def(enable_conditionals=bool(settings.operations))(_graph)
-    pipeline = define(
+    return define(
         settings=settings,
-        on_gpu=on_gpu,
+        decoder=decoder if on_gpu else None,
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=(device.index or 0) if on_gpu else None,
         prefetch_queue_depth=depth,
+        set_affinity=on_gpu,  # as NVML has it, of the cores that this process may use
     )
-    pipeline.build()
-    return pipeline
 
 
 def inputs_of(plan: Plan, *, settings: GraphSettings) -> dict[str, npt.NDArray[Any]]:
@@ -124,8 +159,8 @@ def _arguments(operations: Operations, *, slot: int, operation: Operation, size_
     return arguments
 
 
-def _graph(*, settings: GraphSettings, on_gpu: bool) -> Any:
-    images = _finished_windows(settings, on_gpu=on_gpu)
+def _graph(*, settings: GraphSettings, decoder: GpuDecoder | None) -> Any:
+    images = _finished_windows(settings, decoder=decoder)
     for slot in settings.slots:
         code = fn.external_source(name=f"code_{slot}", dtype=types.INT32, ndim=0)
         for operation in settings.carried_out:
@@ -137,7 +172,7 @@ def _graph(*, settings: GraphSettings, on_gpu: bool) -> Any:
     return images
 
 
-def _finished_windows(settings: GraphSettings, *, on_gpu: bool) -> Any:
+def _finished_windows(settings: GraphSettings, *, decoder: GpuDecoder | None) -> Any:
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
     start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
     shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
@@ -149,10 +184,9 @@ def _finished_windows(settings: GraphSettings, *, on_gpu: bool) -> Any:
         start=start,
         shape=shape,
         axes=[0, 1],
-        device="mixed" if on_gpu else "cpu",
         output_type=types.GRAY if settings.channels == 1 else types.RGB,
         adjust_orientation=False,
-        jpeg_fancy_upsampling=True,  # as libjpeg does; the GPU's default is not
+        **_where_to_decode(decoder),
     )
     interpolation = _INTERPOLATIONS[settings.interpolation]
     images = fn.resize(images, size=size, interp_type=interpolation, antialias=True)
@@ -166,6 +200,19 @@ def _finished_windows(settings: GraphSettings, *, on_gpu: bool) -> Any:
             fill_values=list(settings.border),
         )
     return fn.flip(images, horizontal=flip, vertical=vertical_flip)
+
+
+def _where_to_decode(decoder: GpuDecoder | None) -> dict[str, Any]:
+    """DALI's arguments for a GPU's decoder, or for the CPU."""
+    if decoder is None:
+        return {"device": "cpu"}
+    return {
+        "device": "mixed",
+        "jpeg_fancy_upsampling": True,  # as libjpeg does; the GPU's default is not
+        "hw_decoder_load": decoder.load_frac,
+        "preallocate_height_hint": decoder.height_px,
+        "preallocate_width_hint": decoder.width_px,
+    }
 
 
 def _affine(images: Any, *, argument: Any, channels: int) -> Any:
