@@ -122,7 +122,7 @@ def build_loaders(config: Config, data: Data, *, place: Place, show_progress: bo
             split: build_evaluation_loader(config, data, split, place=place, show_progress=show_progress)
             for split in evaluated
         },
-        backend=choose_backend(config, data),
+        backend=choose_backend(config, data, device=place.device),
         sampling=_describe_sampling(config, data.train),
         mixing=_describe_mixing(config, data.train),
     )

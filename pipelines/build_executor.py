@@ -3,17 +3,18 @@
 Config, Data -> choose_backend -> build_executor (with what one split needs: Parts) -> Executor
 """
 
-import importlib.util
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from configs.load import replace_section
 from configs.schema import Config, InputSpec
 from pipelines.build_augment import build_steps
 from pipelines.build_data import Data, given, splits_of
 from pipelines.execution import Executor, Operate
+from pipelines.executors.dali_requirements import obstacle_to_dali, this_machine
 from pipelines.executors.processes import ProcessesExecutor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.resident import ResidentExecutor, Store, load_store
@@ -68,14 +69,19 @@ class Backend(NamedTuple):
     reason: str
 
 
-def choose_backend(config: Config, data: Data) -> Backend:
+def choose_backend(config: Config, data: Data, *, device: torch.device | None = None) -> Backend:
     """The executor for all splits, and why.
 
+    Args:
+        config: The run's.
+        data: The images.
+        device: Where batches go; None = not known yet, and what DALI needs for a GPU is not looked at.
+
     Raises:
-        ValueError: `loader.backend=resident` with images that cannot be held, dali where it is not installed, or one of
-            them with a pipeline of the user's own.
+        ValueError: `loader.backend=resident` with images that cannot be held, dali where it cannot work, or one of them
+            with a pipeline of the user's own.
     """
-    backend = _choose_backend(config, data)
+    backend = _choose_backend(config, data, device)
     if backend.name == "threads" and config.loader.workers == "processes":
         return Backend("processes", f"{backend.reason}; loader.workers=processes")
     if config.loader.workers == "processes":
@@ -83,7 +89,7 @@ def choose_backend(config: Config, data: Data) -> Backend:
     return backend
 
 
-def _choose_backend(config: Config, data: Data) -> Backend:
+def _choose_backend(config: Config, data: Data, device: torch.device | None) -> Backend:
     asked, own_pipeline = config.loader.backend, config.augment.albumentations
     if asked == "auto" and isinstance(data.train, OwnSource):
         return Backend("reference", "your own data set, not held in memory: read by worker processes")
@@ -94,11 +100,8 @@ def _choose_backend(config: Config, data: Data) -> Backend:
         )
     if own_pipeline is not None and asked == "auto":
         return Backend("threads", "augment.albumentations takes single images on the CPU")
-    if asked == "dali" and not _is_installed("nvidia.dali"):
-        raise ValueError(
-            "loader.backend=dali needs NVIDIA DALI, which is not installed (there are builds for Linux on x86-64: "
-            "pip install nvidia-dali-cuda130); use loader.backend=threads."
-        )
+    if asked == "dali":
+        _check_dali(config, data, device)
     if asked not in ("auto", "resident"):
         return Backend(asked, "as configured")
     sizes = np.concatenate([source.sizes_N2 for source in splits_of(data).values()])
@@ -127,7 +130,7 @@ def build_executor(
     """What carries the plans of one split out.
 
     Raises:
-        ValueError: An image that is to be held cannot be read, and is not to be replaced.
+        ValueError: An image that is to be held cannot be read, and is not to be replaced; or DALI cannot work here.
     """
     if parts.only_ids_N is not None:
         some = parts._replace(source=parts.source.take(parts.only_ids_N), only_ids_N=None)
@@ -139,7 +142,7 @@ def build_executor(
     num_threads = loader.num_threads or place.num_cores
     num_workers = min(8, place.num_cores) if loader.num_workers is None else loader.num_workers
     decode = loader.decode if parts.split == "train" else "exact"
-    match choose_backend(config, data).name:
+    match choose_backend(config, data, device=place.device).name:
         case "reference":
             return ReferenceExecutor(
                 source,
@@ -179,7 +182,10 @@ def build_executor(
 
 
 def _build_dali(config: Config, data: Data, parts: Parts, *, place: Place, num_threads: int) -> Executor:
-    from pipelines.executors.dali import DaliExecutor  # it is not installed everywhere, and takes a second
+    try:
+        from pipelines.executors.dali import DaliExecutor  # it is not installed everywhere, and takes a second
+    except (ImportError, OSError) as error:
+        raise _without_dali(f"NVIDIA DALI does not start ({error})", config, data) from error
 
     steps = build_steps(config) if parts.operate is not None else ()
     return DaliExecutor(
@@ -194,6 +200,18 @@ def _build_dali(config: Config, data: Data, parts: Parts, *, place: Place, num_t
         num_slots=num_slots(steps),
         operate=parts.operate,
     )
+
+
+def _check_dali(config: Config, data: Data, device: torch.device | None) -> None:
+    on_gpu = device is not None and device.type == "cuda"
+    obstacle = obstacle_to_dali(this_machine(on_gpu=on_gpu))
+    if obstacle is not None:
+        raise _without_dali(obstacle, config, data)
+
+
+def _without_dali(obstacle: str, config: Config, data: Data) -> ValueError:
+    fallback = choose_backend(replace_section(config, "loader", backend="auto"), data).name
+    return ValueError(f"loader.backend=dali: {obstacle}. Or use --loader.backend auto, which takes {fallback} here.")
 
 
 def _build_resident(data: Data, parts: Parts, *, place: Place, pool: RowPool, show_progress: bool) -> Executor:
@@ -232,10 +250,3 @@ def windows_are_drawn(config: Config, data: Data) -> bool:
 def fit_of(spec: InputSpec) -> Fit:
     """How an image that is not square fits."""
     return Fit(spec.fit, spec.crop_frac, border=tuple(round(255 * value) for value in given(spec.mean)))
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package around it
-        return False

@@ -71,7 +71,7 @@ def training_parts(config: Config, data: Data, *, place: Place, num_views: int =
     settings = build_effect_settings(config, num_images=len(data.train.labels_N))
     _check_pairs(config, mixes=settings.mixes)
     unmixed = settings._replace(mixing=Mixing())
-    backend = choose_backend(config, data).name
+    backend = choose_backend(config, data, device=place.device).name
     home = home_of_operations(config, backend=backend, on_gpu=place.device.type == "cuda")
     order = training_order(config, data.train, place=place, in_pairs=settings.mixes)
 

@@ -187,17 +187,17 @@ def _settings_to_be_had(config: Config, data: Data, options: Options, *, place: 
         num_workers=options.num_workers,
         num_threads=options.num_threads,
     )
-    refusals = {backend: _refusal(config, data, backend) for backend in ("resident", "dali")}
+    refusals = {backend: _refusal(config, data, place, backend) for backend in ("resident", "dali")}
     for backend, refusal in refusals.items():
         if refusal:
             print(f"passed over: {backend}: {refusal}")
     return [setting for setting in settings if not refusals.get(setting.backend)]
 
 
-def _refusal(config: Config, data: Data, backend: str) -> str:
+def _refusal(config: Config, data: Data, place: Place, backend: str) -> str:
     """Why a backend is not to be had with this recipe; nothing where it is."""
     try:
-        choose_backend(replace_section(config, "loader", backend=backend), data)
+        choose_backend(replace_section(config, "loader", backend=backend), data, device=place.device)
     except ValueError as error:
         return str(error)
     automatic = choose_backend(replace_section(config, "loader", backend="auto"), data)

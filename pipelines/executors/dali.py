@@ -109,6 +109,7 @@ class DaliExecutor:
         self._readers = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="read")
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._decoded_here: set[int] = set()  # what DALI failed on once
+        self._num_unnamed = 0  # failures in a row that named no sample
         self._arenas: deque[Arena] = deque()
         self._pipeline: Any = None
         self._most_rows = 0
@@ -146,27 +147,43 @@ class DaliExecutor:
         try:
             (output,) = self._pipeline.share_outputs()
         except (RuntimeError, IndexError) as error:
-            failed = _FAILED_SAMPLE.findall(str(error))
-            if not failed:  # not an image's fault: out of memory, for example
-                raise
-            self._decoded_here.update(int(plan.ids_N[int(row)]) for row in failed)
+            self._note_failure(plan, error)
             inside.popleft()
             self._rebuild(self._most_rows, inside)
-            carried = carry_out_plan(
-                plan,
-                source=self._source,
-                channels=self._channels,
-                interpolation=self._interpolation,
-                operate=self._operate,
-            )
-            yield carried._replace(images_NHWC=carried.images_NHWC.to(self._device))
+            yield self._carry_out_here(plan)
             return
+        self._num_unnamed = 0
         try:
             yield Carried(self._finish(output, plan), bad)
         finally:
             inside.popleft()
             self._pipeline.release_outputs()
             self._arenas.extend(chunk.result().arena for chunk in chunks)
+
+    def _note_failure(self, plan: Plan, error: Exception) -> None:
+        """Marks what DALI failed on, to be decoded here from now on.
+
+        It names a sample that it cannot decode, but none whose header it cannot read: then all of the batch are marked.
+        A batch may meet the failure of the one behind it.
+
+        Raises:
+            RuntimeError: DALI, as it said; it goes on failing without naming a sample, which no image can bring about.
+        """
+        rows = [int(row) for row in _FAILED_SAMPLE.findall(str(error))]
+        self._num_unnamed = 0 if rows else self._num_unnamed + 1
+        if self._num_unnamed > _DEPTH:  # out of memory, for example
+            raise error
+        self._decoded_here.update(plan.ids_N[rows or slice(None)].tolist())
+
+    def _carry_out_here(self, plan: Plan) -> Carried:
+        carried = carry_out_plan(
+            plan,
+            source=self._source,
+            channels=self._channels,
+            interpolation=self._interpolation,
+            operate=self._operate,
+        )
+        return carried._replace(images_NHWC=carried.images_NHWC.to(self._device))
 
     def _drain(self, inside: deque[_Job]) -> None:
         """Waits for batches that nobody asks for any more: DALI works on their bytes, which are about to be freed."""

@@ -156,7 +156,7 @@ def test_no_number_may_be_nan(config: Config, key: str) -> None:
 
 
 def test_the_tests_of_numbers_saw_all_of_them() -> None:
-    assert len(KEYS_OF_NUMBERS) == 81
+    assert len(KEYS_OF_NUMBERS) == 82
 
 
 def test_every_number_is_bounded_below() -> None:
@@ -203,7 +203,7 @@ def default_of(key: str) -> Any:
 
 
 def test_the_tests_of_unread_options_saw_all_of_them() -> None:
-    assert len(check._READ_BY) == 43
+    assert len(check._READ_BY) == 44
     assert (len(READ), len(UNREAD)) == (79, 237)
     assert len(check._READ_BY_DATA) == 5
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from executor_builders import DALI_IS_EXPECTED
 from PIL import Image
 
 from configs.load import replace_section
@@ -32,6 +34,7 @@ from pipelines.build import (
 )
 from pipelines.build_augment import build_effect_settings
 from pipelines.build_loader import mixes_at
+from pipelines.executors.dali_requirements import Machine
 from pipelines.source import ArraySource
 from pipelines.sources.digits import load_digits
 
@@ -232,6 +235,45 @@ def test_a_configured_executor_is_taken_whatever_the_size(backend: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("gib", "fallback", "wanted"),
+    [(4.0, "resident", "DALI is not installed"), (0.0, "threads", "DALI is not installed")],
+)
+def test_dali_where_it_is_not_installed_is_refused_with_what_auto_takes_instead(
+    gib: float, fallback: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_executor, "this_machine", lambda *, on_gpu: NO_DALI)
+    config = make_config(loader__backend="dali", loader__resident_max_gib=gib)
+    with pytest.raises(ValueError, match=wanted) as caught:
+        choose_backend(config, data_of(config))
+    assert str(caught.value).startswith("loader.backend=dali: NVIDIA DALI is not installed (pip install ")
+    assert str(caught.value).endswith(f". Or use --loader.backend auto, which takes {fallback} here.")
+
+
+def test_a_driver_that_is_too_old_for_dali_is_told_before_work_starts_and_only_where_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def machine(*, on_gpu: bool) -> Machine:
+        return NO_DALI._replace(packages_cuda=(13,), is_importable=True, driver_cuda=12 if on_gpu else None)
+
+    monkeypatch.setattr(build_executor, "this_machine", machine)
+    config = make_config(loader__backend="dali")
+    data = data_of(config)
+    for device in (None, torch.device("cpu")):
+        assert choose_backend(config, data, device=device).name == "dali"
+    with pytest.raises(ValueError, match=r"needs a GPU driver 580 or newer.* install nvidia-dali-cuda120 in its place"):
+        build_loaders(config, data, place=ALONE._replace(device=torch.device("cuda")), show_progress=False)
+
+
+@pytest.mark.skipif(not DALI_IS_EXPECTED, reason="no builds of DALI for this system")
+def test_dali_that_does_not_start_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pipelines.executors.dali", raising=False)
+    monkeypatch.setitem(sys.modules, "pipelines.executors.dali_graph", None)  # as if a library of DALI's were missing
+    config = make_config(loader__backend="dali")
+    with pytest.raises(ValueError, match=r"^loader.backend=dali: NVIDIA DALI does not start \(.*halted.*\)\. Or use "):
+        loaders_of(config)
+
+
+@pytest.mark.parametrize(
     "drawn", [{"augment__crop": "rrc"}, {"augment__sizes_px": ((0, 12),)}], ids=["windows_drawn", "sizes_drawn"]
 )
 def test_windows_drawn_from_images_of_several_sizes_cannot_be_held(
@@ -253,6 +295,7 @@ def test_windows_drawn_from_images_of_several_sizes_cannot_be_held(
     assert choose_backend(fixed, data).name == "resident"
 
 
+NO_DALI = Machine(system="linux", processor="x86_64", packages_cuda=(), is_importable=False, driver_cuda=None)
 OWN_PIPELINE = "transform: {__class_fullname__: Compose, p: 1.0, transforms: [{__class_fullname__: InvertImg, p: 1.0}]}"
 
 

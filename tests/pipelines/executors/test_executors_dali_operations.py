@@ -1,7 +1,6 @@
 """What DALI's graph does to pixels is what torchvision does, whatever row and slot it stands in."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -274,14 +273,62 @@ def test_a_batch_that_dali_fails_on_is_made_by_the_reference_with_its_operations
     assert [np.array_equal(*pair) for pair in zip(found, wanted, strict=True)] == [True, False, True, True, True]
 
 
+def test_a_header_that_dali_cannot_read_costs_its_batch_once_though_dali_names_no_sample(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = draw_mixed_plans(source, 6)
+    failing_id = int(plans[3].ids_N[0])
+    wanted = carry_out(build_executor(source, num_slots=2), plans)
+    built, build_pipeline = [], dali.build_pipeline
+    read_jpeg = type(source).read_jpeg
+
+    def read_junk(source: Source, sample_id: int, **arguments: Any) -> bytes | memoryview | None:
+        return b"no" if sample_id == failing_id else read_jpeg(source, sample_id, **arguments)
+
+    def build(*arguments: Any, **named: Any) -> Any:
+        built.append(named)
+        return build_pipeline(*arguments, **named)
+
+    monkeypatch.setattr(type(source), "read_jpeg", read_junk)  # for DALI alone: read_image opens files itself
+    monkeypatch.setattr(dali, "build_pipeline", build)
+    executor = build_executor(source, num_slots=2)
+    for _ in range(2):
+        found = carry_out(executor, plans)
+        assert len(found) == len(wanted)
+        assert all(mean_difference(*pair) < 1 for pair in zip(found, wanted, strict=True))
+    num_met = sum(failing_id in plan.ids_N for plan in plans)
+    assert 2 <= len(built) <= 2 + num_met + dali._DEPTH, "it is built anew for each batch that failed, once"
+    num_built = len(built)
+    carry_out(executor, plans)
+    assert len(built) == num_built
+
+
+class Failing:
+    """A pipeline of DALI that fails from its third batch on: the first two are its priming."""
+
+    def __init__(self, pipeline: Any, asked: list[int]) -> None:
+        self._pipeline, self._asked, self._num_left = pipeline, asked, dali._DEPTH
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+    def share_outputs(self) -> Any:
+        if self._num_left == 0:
+            self._asked.append(1)
+            raise RuntimeError("CUDA allocation failed")
+        self._num_left -= 1
+        return self._pipeline.share_outputs()
+
+
 def test_a_failure_that_is_no_images_fault_is_raised_as_dali_tells_it(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dali, "_FAILED_SAMPLE", re.compile("nothing that DALI says"))
-    monkeypatch.setattr(type(source), "read_jpeg", lambda source, sample_id, **_: b"no" if sample_id == 3 else None)
-    plans = [draw_plan(source, [0, 1], None), draw_plan(source, [2, 3], None)]
-    with pytest.raises(RuntimeError, match="image_slice"):
+    build_pipeline, asked = dali.build_pipeline, []
+    monkeypatch.setattr(dali, "build_pipeline", lambda *a, **named: Failing(build_pipeline(*a, **named), asked))
+    plans = [draw_plan(source, [0, 1], None) for _ in range(9)]
+    with pytest.raises(RuntimeError, match="CUDA allocation failed"):
         carry_out(build_executor(source), plans)
+    assert len(asked) == dali._DEPTH + 1 + 1, "a batch may meet another's failure; the last is its being given up"
 
 
 def test_what_the_graph_was_not_made_for_is_not_passed_over_in_silence(source: Source) -> None:
