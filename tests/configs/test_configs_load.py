@@ -190,6 +190,7 @@ def test_sizes_in_a_wrong_order_are_refused_with_an_example_that_works(parse: Pa
         ("loader.backend", "dali", "dali"),
         ("loader.num_threads", "3", 3),
         ("loader.prefetch_batches", "4", 4),
+        ("loader.hw_decoder_load", "0.65", 0.65),
     ],
 )
 def test_every_option_of_the_loader_is_read_from_the_command_line(
@@ -672,6 +673,7 @@ def test_the_changed_configurations_between_them_set_every_section_and_nearly_ev
         "augment.albumentations_hash",
         "loader.num_threads",
         "loader.prefetch_batches",
+        "loader.hw_decoder_load",
         "loader.eval_batch_size_per_rank",
         "optim.nesterov",
         "schedule.step_epochs",

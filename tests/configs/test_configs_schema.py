@@ -104,7 +104,7 @@ def test_config_keys_lists_each_leaf_once_and_the_sections_are_dataclasses() -> 
         assert dataclasses.is_dataclass(field.type) == is_section
         by_hand += [f"{field.name}.{leaf}" for leaf in field.type.__annotations__] if is_section else [field.name]
     assert config_keys() == by_hand
-    assert len(by_hand) == 155
+    assert len(by_hand) == 156
     assert len(by_hand) == len(set(by_hand)) == len_of_sections() - 16
 
 
@@ -149,6 +149,7 @@ def test_fields_that_may_change_are_those_that_say_where_or_how_fast() -> None:
         "loader.num_threads",
         "loader.num_workers",
         "loader.prefetch_batches",
+        "loader.hw_decoder_load",
         "loader.resident_max_gib",
         "run.out",
         "run.log_every_steps",
