@@ -106,6 +106,9 @@ class FolderSource:
     def read_jpeg(self, sample_id: int, *, scratch: Scratch | Arena | None = None) -> memoryview | None:
         """The encoded bytes of a sample stored as an upright grey or RGB JPEG; None of every other.
 
+        None, too, of a file that has another length than when it was indexed: DALI, which gets these bytes, fills up
+        what a file cut short lacks without a word.
+
         Raises:
             ValueError: The file is gone, is no JPEG any more, or one of another size; the message gives the reason,
                 not the path.
@@ -120,7 +123,7 @@ class FolderSource:
             raise
         except Exception as error:  # as above
             raise ValueError(explain(error)) from error
-        return encoded
+        return encoded if len(encoded) == self.num_bytes_N[sample_id] else None
 
     def take(self, ids: npt.NDArray[np.int64]) -> "FolderSource":
         """The samples `ids`, numbered from 0."""

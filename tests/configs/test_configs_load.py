@@ -190,7 +190,6 @@ def test_sizes_in_a_wrong_order_are_refused_with_an_example_that_works(parse: Pa
         ("loader.backend", "dali", "dali"),
         ("loader.num_threads", "3", 3),
         ("loader.prefetch_batches", "4", 4),
-        ("loader.hw_decoder_load", "0.65", 0.65),
     ],
 )
 def test_every_option_of_the_loader_is_read_from_the_command_line(

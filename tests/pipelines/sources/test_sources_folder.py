@@ -638,3 +638,21 @@ def test_a_progressive_jpeg_without_its_last_scans_is_the_same_each_time(tmp_pat
         window = (top, left, 40, 40)
         part = source.read_image(0, channels=3, scratch=scratch, window=window)
         np.testing.assert_array_equal(part, cut(whole, window))
+
+
+def test_a_jpeg_of_another_length_than_was_indexed_is_not_handed_on_as_it_is(tmp_path: Path) -> None:
+    """DALI decodes what a file cut short still holds, and says nothing."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    for name in ("a/0.jpg", "b/0.jpg"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True)
+        noise.save(tmp_path / "train" / name)
+    source = scan(tmp_path)["train"]
+    whole = Path(source.describe(0)).read_bytes()
+    assert bytes(source.read_jpeg(0) or b"") == whole
+    Path(source.describe(0)).write_bytes(whole[:-80])
+    assert source.read_jpeg(0) is None
+    with pytest.raises(ValueError, match="Premature end"):
+        source.read_image(0, channels=3)
+    Path(source.describe(0)).write_bytes(whole + b"a comment behind the image")
+    assert source.read_jpeg(0) is None
+    assert source.read_image(0, channels=3).shape == (40, 30, 3)
