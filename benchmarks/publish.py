@@ -7,6 +7,7 @@ benchmarks/results/recipe_epochs.csv    docs/course.md, docs/levers.md and docs/
 benchmarks/results/operations.csv    -> docs/operations.md
 benchmarks/results/loader_*.csv      -> the blocks of docs/loader.md and docs/augmentation.md, docs/figures/loader.png
 benchmarks/results/loader_study.txt  -> the block of docs/loader_study.md
+benchmarks/results/gpu_check_*.json  -> the blocks of docs/dali.md
 benchmarks/results/checkpoint.csv    -> the block of README.md
 configs/operations.py                -> the block of docs/augmentation.md
 
@@ -29,6 +30,14 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.publish_dali import (
+    load_checks,
+    loaders_block,
+    pixels_block,
+    predictions_block,
+    training_block,
+    verdicts_block,
+)
 from benchmarks.publish_loader import (
     LOADER_JOBS,
     cores_table,
@@ -242,13 +251,18 @@ def texts() -> dict[Path, str]:
         "loader_cores": lambda: cores_table(read_csv(RESULTS / "loader_cores.csv")),
         "loader_memory": lambda: memory_table(read_csv(RESULTS / "loader_memory.csv")),
         "loader_study": study_block,
+        "dali_verdicts": lambda: verdicts_block(load_checks(RESULTS)),
+        "dali_loaders": lambda: loaders_block(load_checks(RESULTS)),
+        "dali_training": lambda: training_block(load_checks(RESULTS)),
+        "dali_pixels": lambda: pixels_block(load_checks(RESULTS)),
+        "dali_predictions": lambda: predictions_block(load_checks(RESULTS)),
         **{f"picture_{name}": functools.partial(picture_block, epochs, name) for name in COMPARISONS},
     }
     written = {
         ROOT / "docs" / "recipes.md": recipes_page(groups),
         ROOT / "docs" / "operations.md": operations_page(read_csv(RESULTS / "operations.csv")),
     }
-    pages = ("course", "augmentation", "levers", "loader", "loader_study", "transfer")
+    pages = ("course", "augmentation", "dali", "levers", "loader", "loader_study", "transfer")
     for path in (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in pages)):
         written[path] = _BLOCK.sub(lambda found: found[1] + blocks[found[2]]() + found[3], path.read_text())
     measured = {group.recipe: group for group in groups if not group.overrides}

@@ -1,0 +1,232 @@
+"""All that is to be shown on a GPU, in one go: `make gpu-check DATA=DIR CIFAR=DIR`.
+
+    python -m benchmarks.gpu_check --images DIR --cifar DIR                # *.JPEG files; CIFAR-10's train/ and test/
+    python -m benchmarks.gpu_check --images DIR --cifar DIR --device cpu   # tries the check itself where there is none
+
+tests     pytest -m gpu
+loaders   benchmarks.gpu_loaders: DALI by hand, ours, timm; who decodes, threads, memory of the GPU
+training  benchmarks.throughput: networks fed by the loader against the same batch again and again
+agreement benchmarks.gpu_agreement: pixels and predictions of the GPU path against the CPU path
+
+Each part is a program of its own with a time limit, so that one that fails or hangs leaves the others; what is found
+goes into benchmarks/results/gpu_check_<device>.json after each part, and is printed as a table of what was wanted, what
+was found, and whether that is met. `make tables` brings it into docs/dali.md.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.loader import about, reason_in
+from benchmarks.recipes import RESULTS, ROOT
+from benchmarks.verdicts_gpu import judge, verdict_table
+
+_GRACE_S = 20  # for a program to end after it is told to
+
+
+class Scale(NamedTuple):
+    """How much is measured: options for each part's program."""
+
+    tests: tuple[str, ...]
+    loaders: tuple[str, ...]
+    photographs: tuple[str, ...]
+    cifar: tuple[str, ...]
+    agreement: tuple[str, ...]
+
+
+class Check(NamedTuple):
+    """images: JPEG files. cifar: CIFAR-10 as an image folder. folder: for what the parts write."""
+
+    images: Path
+    cifar: Path
+    device: str
+    scale: Scale
+    folder: Path
+    end_s: float
+
+
+SCALES = {  # by device
+    "cuda": Scale(
+        tests=("-m", "gpu"),
+        loaders=("--batch", "256", "--repeats", "3"),
+        photographs=(
+            *("--models", "resnet50", "resnet18", "--contenders", "ours_bf16", "ours_bf16_dali"),
+            *("--batch", "256", "--warmup", "30", "--steps", "40", "--repeats", "5"),
+        ),
+        cifar=(
+            *("--models", "airbench", "resnet18", "--contenders", "ours_bf16", "ours_bf16_resident"),
+            *("--batch", "1000", "--size", "32", "--warmup", "60", "--steps", "100", "--repeats", "5"),
+        ),
+        agreement=("--num_images", "1000", "--epochs", "3"),
+    ),
+    "cpu": Scale(
+        tests=("tests/pipelines/executors/test_executors_dali_devices.py", "-m", "not gpu"),
+        loaders=("--batch", "64", "--copies", "2", "--repeats", "3"),
+        photographs=(
+            *("--models", "resnet18", "--contenders", "ours", "ours_dali", "--batch", "16"),
+            *("--size", "96", "--warmup", "4", "--steps", "10", "--repeats", "3"),
+        ),
+        cifar=(
+            *("--models", "resnet18", "--contenders", "ours", "ours_resident", "--batch", "32"),
+            *("--size", "32", "--warmup", "4", "--steps", "10", "--repeats", "3"),
+        ),
+        agreement=("--num_images", "250", "--epochs", "3"),
+    ),
+}
+
+
+def main() -> None:
+    """Runs all parts, or some, and prints what they found; ends with 1 if a part failed or a line is not met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="a folder of JPEG files (*.JPEG)")
+    parser.add_argument("--cifar", type=Path, required=True, help="CIFAR-10 as train/<class>/ and test/<class>/")
+    parser.add_argument("--device", choices=sorted(SCALES), default="cuda")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=9.5, help="for all of it; what is not through is stopped")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu_check_<device>.json")
+    given = parser.parse_args()
+    check_given(given)
+    out = given.out or RESULTS / f"gpu_check_{given.device}.json"
+    with tempfile.TemporaryDirectory() as folder:
+        end_s = time.monotonic() + 60 * given.minutes
+        check = Check(given.images, given.cifar, given.device, SCALES[given.device], Path(folder), end_s)
+        found = run(check, given.parts, out=out)
+    verdicts = judge(found)
+    print(verdict_table(verdicts))
+    failed = [part for part in given.parts if "failed" in found[part]]
+    for part in failed:
+        print(f"{part} failed: {found[part]['failed']}")
+    sys.exit(1 if failed or any(verdict.is_met is False for verdict in verdicts) else 0)
+
+
+def check_given(given: argparse.Namespace) -> None:
+    """Ends with what is wrong, before anything is measured."""
+    if given.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("no GPU on this machine; use --device cpu, which tries the check itself.")
+    if next(given.images.rglob("*.JPEG"), None) is None:
+        sys.exit(f"{given.images} holds no *.JPEG; give a folder of photographs, such as some of ImageNet's.")
+    for split in ("train", "test"):
+        if not (given.cifar / split).is_dir():
+            sys.exit(f"{given.cifar / split} is not there; give CIFAR-10 as train/<class>/ and test/<class>/.")
+
+
+def run(check: Check, parts: Sequence[str], *, out: Path) -> dict[str, Any]:
+    """What each part found, by its name; of one that failed, why, and what it found before. Written after each."""
+    found: dict[str, Any] = {"about": describe(check.device)}
+    for part in parts:
+        start_s = time.monotonic()
+        print(f"--- {part}", file=sys.stderr, flush=True)
+        found[part] = PARTS[part](check)
+        found[part]["seconds"] = round(time.monotonic() - start_s, 1)
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def describe(device: str) -> dict[str, str]:
+    """When, on what and with which versions it is measured."""
+    name = "no GPU"
+    if device == "cuda":
+        gib = torch.cuda.mem_get_info()[1] / 2**30
+        name = f"{torch.cuda.get_device_name()}, {gib:.0f} GiB, CUDA {torch.version.cuda}"
+    return {"device": name, "platform": platform.platform(), **about()}
+
+
+def run_tests(check: Check) -> dict[str, Any]:
+    """How many tests passed, and which did not."""
+    report = check.folder / "tests.xml"
+    failed = _run(["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *check.scale.tests], check)
+    if not report.exists():
+        return {"failed": failed or "pytest wrote no report"}
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    unlucky = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    num_skipped = sum(case.find("skipped") is not None for case in cases)
+    return {
+        "num_passed": len(cases) - len(unlucky) - num_skipped,
+        "num_skipped": num_skipped,
+        "not_passed": [f"{case.get('classname')}::{case.get('name')}" for case in unlucky],
+    } | ({"failed": failed} if failed and not unlucky else {})
+
+
+def run_loaders(check: Check) -> dict[str, Any]:
+    """A row for each contender."""
+    out = check.folder / "loaders.json"
+    command = ["-m", "benchmarks.gpu_loaders", "--images", str(check.images), "--device", check.device]
+    failed = _run([*command, "--out", str(out), *check.scale.loaders], check)
+    return (json.loads(out.read_text()) if out.exists() else {}) | ({"failed": failed} if failed else {})
+
+
+def run_training(check: Check) -> dict[str, Any]:
+    """A row for each network and contender, of photographs and of small images."""
+    results = check.folder / "throughput.csv"
+    command = ["-m", "benchmarks.throughput", "--images", str(check.images), "--results", str(results)]
+    reasons = [_run([*command, *options], check) for options in (check.scale.photographs, check.scale.cifar)]
+    rows: list[dict[str, str]] = []
+    if results.exists():
+        with open(results, newline="") as file:
+            rows = list(csv.DictReader(file))
+    failed = "; ".join(reason for reason in reasons if reason)
+    return {"rows": rows} | ({"failed": failed} if failed else {})
+
+
+def run_agreement(check: Check) -> dict[str, Any]:
+    """Rows of pixels, and of predictions."""
+    out = check.folder / "agreement.json"
+    command = ["-m", "benchmarks.gpu_agreement", "--images", str(check.images), "--cifar", str(check.cifar)]
+    failed = _run([*command, "--device", check.device, "--out", str(out), *check.scale.agreement], check)
+    return (json.loads(out.read_text()) if out.exists() else {}) | ({"failed": failed} if failed else {})
+
+
+PARTS: dict[str, Callable[[Check], dict[str, Any]]] = {
+    "tests": run_tests,
+    "loaders": run_loaders,
+    "training": run_training,
+    "agreement": run_agreement,
+}
+
+
+def _run(arguments: list[str], check: Check) -> str:
+    """Runs a program as long as there is time; gives why it failed, or ''."""
+    left_s = check.end_s - time.monotonic()
+    if left_s <= 0:
+        return "no time was left"
+    errors = check.folder / "errors.txt"
+    environ = os.environ | ({"ACCELERATE_USE_CPU": "true"} if check.device == "cpu" else {})
+    with open(errors, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env=environ, stdout=sys.stderr, stderr=file, start_new_session=True
+        )
+        try:
+            status = process.wait(left_s)
+        except subprocess.TimeoutExpired:
+            return f"stopped after {left_s:.0f} s, when the time was over"
+        finally:
+            _end(process)
+    print(errors.read_text(), file=sys.stderr, end="")
+    return reason_in(errors.read_text()) if status else ""
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a program and all that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(_GRACE_S)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+if __name__ == "__main__":
+    main()
