@@ -24,7 +24,6 @@ import csv
 import importlib.metadata
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -61,6 +60,7 @@ from benchmarks.peers import (
     mean_difference_from_pillow,
 )
 from benchmarks.peers_pixels import Resize
+from benchmarks.reasons import reason_in
 from benchmarks.recipes import code_commit
 from benchmarks.stored_images import store_images
 
@@ -114,7 +114,6 @@ _PACKAGES = (
     "litdata",
     "mosaicml-streaming",
 )
-_ERROR = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b")  # as Python ends a traceback
 
 
 class _Timed(NamedTuple):
@@ -376,12 +375,6 @@ def _epoch(process: "subprocess.Popen[str]") -> _Timed:
     )
     others_frac = max(0.0, all_s - cpu_s) / (passed_s * psutil.cpu_count())
     return _Timed(int(num_images), float(seconds), cpu_s, others_frac)
-
-
-def reason_in(errors: str) -> str:
-    """The line that says why a process ended, of what it wrote to standard error: the last error, or the last line."""
-    lines = [line.strip() for line in errors.splitlines() if line.strip()] or ["ended without a word"]
-    return next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1])
 
 
 def _family(pid: int) -> list[psutil.Process]:

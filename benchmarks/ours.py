@@ -40,7 +40,6 @@ from pipelines.build import Data, Place, build_training_loader
 from pipelines.build_augment import build_augmentation, build_operate
 from pipelines.effects import Effects
 from pipelines.execution import Executor, Operate
-from pipelines.executors.dali import DaliExecutor
 from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.threads import ThreadsExecutor
 from pipelines.operations.batched import operate_batch
@@ -178,6 +177,8 @@ def build_threads_tail(job: ImagenetJob) -> Epoch:
 
 def build_dali_planned(job: ImagenetJob) -> Epoch:
     """DALI on the CPU, told what to do by the plan; operations, if any, by the tail."""
+    from pipelines.executors.dali import DaliExecutor  # it is not installed everywhere
+
     planned = _plan(job)
     executor = DaliExecutor(
         planned.source,
@@ -233,6 +234,11 @@ def plan_epoch(job: ImagenetJob) -> tuple[Source, list[Plan]]:
 
 def _plan(job: ImagenetJob) -> _Planned:
     return _plans_of(_scan(job.paths, job.folder / "tree"), _augment(job), job)
+
+
+def plan_images(source: Source, job: ImagenetJob) -> Callable[[], Iterator[Plan]]:
+    """The plans of an epoch of any source, of the next one each time it is called; the job's paths are not read."""
+    return _plans_of(source, _augment(job), job).plans
 
 
 def _augment(job: ImagenetJob) -> AugmentConfig:

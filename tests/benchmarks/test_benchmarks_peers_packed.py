@@ -198,19 +198,6 @@ def test_a_contender_has_a_temporary_folder_of_its_own(tmp_path: Path) -> None:
 # --- why a contender was not measured
 
 
-def test_the_reason_is_the_last_error_that_a_process_told() -> None:
-    traceback = (
-        "Traceback (most recent call last):\n  File \"a.py\", line 1\nModuleNotFoundError: No module named 'x'\n"
-    )
-    assert loader.reason_in(traceback) == "ModuleNotFoundError: No module named 'x'"
-    after = traceback + "resource_tracker.py:254: UserWarning: leaked semaphore\n  warnings.warn('resource_tracker')\n"
-    assert loader.reason_in(after) == "ModuleNotFoundError: No module named 'x'"
-    several = "ImportError: first\n\nDuring handling ...\n\nmypkg.errors.FFmpegError: second\n - a hint\n"
-    assert loader.reason_in(several) == "mypkg.errors.FFmpegError: second"
-    assert loader.reason_in("Killed\n") == "Killed"
-    assert loader.reason_in("\n") == "ended without a word"
-
-
 def test_reasons_go_into_the_table_and_the_csv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
