@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.loader import about, reason_in
+from benchmarks.loader import about
+from benchmarks.reasons import reason_in
 from benchmarks.recipes import RESULTS, ROOT
 from benchmarks.verdicts_gpu import judge, verdict_table
 
