@@ -8,6 +8,8 @@
 #   make levers DATA=DIR   measures every lever of a recipe on CIFAR-10 (hours; it goes on where it was stopped)
 #   make transfer DATA=DIR   measures each way of fine-tuning on three classes of CIFAR-10 (hours; it goes on likewise)
 #   make gpu DATA=DIR AIRBENCH=CLONE   measures speedruns beside airbench's own, training steps, and ResNet-18, on a GPU
+#   make gpu-check DATA=DIR CIFAR=DIR   GPU tests, and DALI's measurements on a folder of photographs, in under ten minutes
+#   make dali-cuda120   DALI for drivers before 580 in place of the one that comes with the project; make dali-cuda130   back
 #   make study DATA=DIR   times ways of loading a folder of photographs, for docs/loader_study.md (minutes)
 #   make operations DATA=DIR   measures on a folder of photographs how near executors are to torchvision (minutes)
 #   make loaders DATA=DIR      measures loaders on a folder of JPEG files, ours and others', and shows them (an hour)
@@ -16,9 +18,14 @@ ARGS ?=
 STUDY ?= digits
 DATA ?=
 AIRBENCH ?=
+CIFAR ?=
 BIN := .venv/bin
 
-.PHONY: setup train test lint kills recipes levers transfer gpu operations loaders study tables
+# what DALI brings along, for each version of CUDA; both fill the same folders, so the other's must be gone before
+DALI_12 := nvidia-dali-cuda120 nvidia-nvimgcodec-cu12 nvidia-nvjpeg-cu12 nvidia-nvjpeg2k-cu12 nvidia-nvtiff-cu12 nvidia-libnvcomp-cu12
+DALI_13 := nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-nvjpeg nvidia-nvjpeg2k-cu13 nvidia-nvtiff-cu13 nvidia-libnvcomp-cu13
+
+.PHONY: setup train test lint kills recipes levers transfer gpu gpu-check dali-cuda120 dali-cuda130 operations loaders study tables
 
 setup: .venv/installed
 
@@ -65,6 +72,13 @@ gpu: setup
 	done
 	$(BIN)/python -m benchmarks.throughput --models resnet50
 	$(BIN)/python -m benchmarks.recipes gpu --data $(DATA) $(ARGS)
+
+gpu-check: setup
+	$(BIN)/python -m benchmarks.gpu_check --images $(DATA) --cifar $(CIFAR) $(ARGS)
+
+dali-cuda120 dali-cuda130: setup
+	$(BIN)/python -m pip uninstall --yes --quiet $(DALI_12) $(DALI_13)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt nvidia-$@
 
 operations: setup
 	$(BIN)/python -m benchmarks.operations --images $(DATA) $(ARGS)
