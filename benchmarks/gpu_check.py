@@ -4,9 +4,10 @@
     python -m benchmarks.gpu_check --images DIR --cifar DIR --device cpu   # tries the check itself where there is none
 
 tests     pytest -m gpu
-loaders   benchmarks.gpu_loaders: DALI by hand, ours, timm; who decodes, threads, memory of the GPU
+loaders   benchmarks.gpu_loaders: DALI by hand, ours, timm; memory of the GPU
 training  benchmarks.throughput: networks fed by the loader against the same batch again and again
 agreement benchmarks.gpu_agreement: pixels and predictions of the GPU path against the CPU path
+sweeps    benchmarks.gpu_loaders again: what the GPU's JPEG decoder takes, and numbers of threads
 
 Each part is a program of its own with a time limit, so that one that fails or hangs leaves the others; what is found
 goes into benchmarks/results/gpu_check_<device>.json after each part, and is printed as a table of what was wanted, what
@@ -39,10 +40,11 @@ _GRACE_S = 20  # for a program to end after it is told to
 
 
 class Scale(NamedTuple):
-    """How much is measured: options for each part's program."""
+    """How much is measured: options for each part's program; of sweeps, the contenders of each."""
 
     tests: tuple[str, ...]
     loaders: tuple[str, ...]
+    sweeps: dict[str, tuple[str, ...]]
     photographs: tuple[str, ...]
     cifar: tuple[str, ...]
     agreement: tuple[str, ...]
@@ -59,10 +61,17 @@ class Check(NamedTuple):
     end_s: float
 
 
+_LOADERS = ("hand", "hand_tail", "hand_fed", "hand_full", "dali", "dali_packed", "dali_cpu", "threads", "timm")
+_DALI_LOADS = ("dali", "dali_load_65", "dali_load_90")
+_SOME_THREADS = tuple(f"{base}threads_{num}" for base in ("dali_", "dali_cpu_", "") for num in (4, 8))
 SCALES = {  # by device
     "cuda": Scale(
         tests=("-m", "gpu"),
-        loaders=("--batch", "256", "--repeats", "3"),
+        loaders=("--batch", "256", "--copies", "40", "--repeats", "3"),
+        sweeps={
+            "load": ("hand", *(f"hand_load_{load}" for load in (0, 65, 80, 90, 100)), "hand_fancy", *_DALI_LOADS),
+            "threads": ("dali", *_SOME_THREADS, "feeding_only"),
+        },
         photographs=(
             *("--models", "resnet50", "resnet18", "--contenders", "ours_bf16", "ours_bf16_dali"),
             *("--batch", "256", "--warmup", "30", "--steps", "40", "--repeats", "5"),
@@ -76,6 +85,7 @@ SCALES = {  # by device
     "cpu": Scale(
         tests=("tests/pipelines/executors/test_executors_dali_devices.py", "-m", "not gpu"),
         loaders=("--batch", "64", "--copies", "2", "--repeats", "3"),
+        sweeps={"threads": ("threads", "threads_1", "dali", "dali_threads_1", "feeding_only")},
         photographs=(
             *("--models", "resnet18", "--contenders", "ours", "ours_dali", "--batch", "16"),
             *("--size", "96", "--warmup", "4", "--steps", "10", "--repeats", "3"),
@@ -163,9 +173,22 @@ def run_tests(check: Check) -> dict[str, Any]:
 
 def run_loaders(check: Check) -> dict[str, Any]:
     """A row for each contender."""
+    return _race(_LOADERS, check)
+
+
+def run_sweeps(check: Check) -> dict[str, Any]:
+    """For each sweep a row for each contender."""
+    found = {name: _race(contenders, check) for name, contenders in check.scale.sweeps.items()}
+    failed = "; ".join(f"{name}: {each['failed']}" for name, each in found.items() if "failed" in each)
+    rows = {name: each.get("rows", []) for name, each in found.items()}
+    return {"rows": rows} | ({"failed": failed} if failed else {})
+
+
+def _race(contenders: Sequence[str], check: Check) -> dict[str, Any]:
     out = check.folder / "loaders.json"
+    out.unlink(missing_ok=True)
     command = ["-m", "benchmarks.gpu_loaders", "--images", str(check.images), "--device", check.device]
-    failed = _run([*command, "--out", str(out), *check.scale.loaders], check)
+    failed = _run([*command, "--out", str(out), *check.scale.loaders, "--only", *contenders], check)
     return (json.loads(out.read_text()) if out.exists() else {}) | ({"failed": failed} if failed else {})
 
 
@@ -195,6 +218,7 @@ PARTS: dict[str, Callable[[Check], dict[str, Any]]] = {
     "loaders": run_loaders,
     "training": run_training,
     "agreement": run_agreement,
+    "sweeps": run_sweeps,
 }
 
 

@@ -35,6 +35,7 @@ from benchmarks.publish_dali import (
     loaders_block,
     pixels_block,
     predictions_block,
+    sweep_block,
     training_block,
     verdicts_block,
 )
@@ -253,6 +254,7 @@ def texts() -> dict[Path, str]:
         "loader_study": study_block,
         "dali_verdicts": lambda: verdicts_block(load_checks(RESULTS)),
         "dali_loaders": lambda: loaders_block(load_checks(RESULTS)),
+        **{f"dali_{name}": functools.partial(sweep_block, load_checks(RESULTS), name) for name in ("load", "threads")},
         "dali_training": lambda: training_block(load_checks(RESULTS)),
         "dali_pixels": lambda: pixels_block(load_checks(RESULTS)),
         "dali_predictions": lambda: predictions_block(load_checks(RESULTS)),

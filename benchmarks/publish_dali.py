@@ -31,6 +31,11 @@ def loaders_block(checks: Checks) -> str:
     return _blocks(checks, lambda found: _loader_lines(found.get("loaders", {}).get("rows", [])))
 
 
+def sweep_block(checks: Checks, name: str) -> str:
+    """The contenders of a sweep, fastest first."""
+    return _blocks(checks, lambda found: _loader_lines(found.get("sweeps", {}).get("rows", {}).get(name, [])))
+
+
 def training_block(checks: Checks) -> str:
     """Networks, fed and not."""
     return _blocks(checks, lambda found: _training_lines(found.get("training", {}).get("rows", [])))
