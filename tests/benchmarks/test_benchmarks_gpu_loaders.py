@@ -164,6 +164,17 @@ def test_a_turn_counts_images_and_looks_at_the_first_batch(settings: gpu_loaders
         check_batch(good.fill_(np.inf), job)
 
 
+def test_a_turn_on_a_gpu_tells_how_much_more_of_its_memory_is_used(
+    settings: gpu_loaders._Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(small_job("threads", settings), device=torch.device("cuda", 0))
+    free_mib, waited_for = iter([900, 650]), []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (next(free_mib) * 2**20, 1000 * 2**20))
+    monkeypatch.setattr(torch.cuda, "synchronize", waited_for.append)
+    answer = take_turn(lambda: iter([torch.zeros(BATCH)]), job, check=False)
+    assert (answer["gpu_memory_mib"], waited_for) == (250, [job.device])
+
+
 class Scripted:
     """Stands in for a Racer: answers, and at None ends."""
 
