@@ -241,7 +241,7 @@ def _attempt(entry: _Entry, act: Callable[[], Any]) -> Any:
     except (RuntimeError, ValueError) as error:  # it has ended, or answered no JSON
         entry.racer.__exit__(type(error))  # waits, so that its memory is free before the next turn
         errors = entry.errors.read_text(errors="replace")
-        entry.reason = _reason(errors) or str(error)
+        entry.reason = _reason(errors) if isinstance(error, RuntimeError) else str(error)
         print(f"{entry.name} has ended: {error}\n{errors}", file=sys.stderr, flush=True)
         return None
 
@@ -249,7 +249,7 @@ def _attempt(entry: _Entry, act: Callable[[], Any]) -> Any:
 def _reason(errors: str) -> str:
     if any(line.startswith(_HUNG) for line in errors.splitlines()):
         return "a turn, or what comes before the first one, took longer than --limit"
-    return reason_in(errors) if errors.strip() else ""
+    return reason_in(errors)
 
 
 def _leave(entry: _Entry) -> None:

@@ -218,7 +218,7 @@ def test_a_contender_that_ends_does_not_end_the_others(settings: gpu_loaders._Se
     assert (hand["images_per_s"], hand["lowest"], hand["highest"], hand["repeats"]) == (30, 20, 60, 3)
     assert (hand["gpu_memory_mib"], hand["python_us_per_image"], hand["reason"]) == (400, None, "")
     assert rows["timm"]["reason"] == "OSError: no more files"
-    assert rows["threads"]["reason"] == "it has ended"
+    assert rows["threads"]["reason"] == "ended without a word"
     for name in ("timm", "threads"):
         assert (rows[name]["images_per_s"], rows[name]["lowest"], rows[name]["repeats"]) == (None, None, 0)
     assert rows["dali"]["python_us_per_image"] == rows["feeding_only"]["python_us_per_image"] == 50
