@@ -133,7 +133,8 @@ def _waits(summary: Summary) -> Hint | None:
         return None
     return Hint(
         f"{_percent(summary.wait_frac)} of the time waits for data.",
-        "The network could train faster than images arrive: more CPU cores, smaller files, or another loader.backend.",
+        "The network could train faster than images arrive: more CPU cores, smaller files (tools.pack), or another "
+        "loader.backend, such as dali on a GPU; python -m tools.loader_study measures them.",
         "over the epochs after the first, 20 % of the training time or more is waiting for data",
     )
 
