@@ -97,7 +97,7 @@ def measure_pixels(task: Task) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"{task.images} holds no *.JPEG; give a folder of photographs.")
     paths = [files[number % len(files)] for number in range(task.num_images)]
     with tempfile.TemporaryDirectory() as folder:
-        source, plans = plan_epoch(ImagenetJob(paths=paths, folder=Path(folder), batch_size=_BATCH))
+        source, plans = plan_epoch(ImagenetJob(paths=paths, folder=Path(folder), batch_size=min(_BATCH, len(paths))))
         found = {name: _images_of(build(source, task), plans) for name, build in _WAYS_OF_PIXELS.items()}
     wanted, own = found["reference"], found["dali"]
     return [

@@ -194,15 +194,26 @@ def _race(contenders: Sequence[str], check: Check) -> dict[str, Any]:
 
 def run_training(check: Check) -> dict[str, Any]:
     """A row for each network and contender, of photographs and of small images."""
-    results = check.folder / "throughput.csv"
+    found = [_train(name, getattr(check.scale, name), check) for name in ("photographs", "cifar")]
+    failed = "; ".join(each.reason for each in found if each.reason)
+    return {"rows": [row for each in found for row in each.rows]} | ({"failed": failed} if failed else {})
+
+
+class _Trained(NamedTuple):
+    """Rows of benchmarks.throughput, and why there are not more of them."""
+
+    rows: list[dict[str, str]]
+    reason: str
+
+
+def _train(name: str, options: tuple[str, ...], check: Check) -> _Trained:
+    results = check.folder / f"{name}.csv"  # one for each: it keeps one measurement of a network
     command = ["-m", "benchmarks.throughput", "--images", str(check.images), "--results", str(results)]
-    reasons = [_run([*command, *options], check) for options in (check.scale.photographs, check.scale.cifar)]
-    rows: list[dict[str, str]] = []
-    if results.exists():
-        with open(results, newline="") as file:
-            rows = list(csv.DictReader(file))
-    failed = "; ".join(reason for reason in reasons if reason)
-    return {"rows": rows} | ({"failed": failed} if failed else {})
+    reason = _run([*command, *options], check)
+    if not results.exists():
+        return _Trained([], reason)
+    with open(results, newline="") as file:
+        return _Trained(list(csv.DictReader(file)), reason)
 
 
 def run_agreement(check: Check) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def make_check(given: argparse.Namespace, folder: Path, *, seconds: float = 400,
 @pytest.mark.slow
 @pytest.mark.skipif(not DALI_IS_EXPECTED, reason="no builds of DALI for this system")
 def test_every_part_leaves_its_figures_and_the_verdicts_follow_from_them(
-    given: argparse.Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    given: argparse.Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gpu_check, "_LOADERS", ("hand", "dali"))
     monkeypatch.setitem(SCALES, "cpu", TINY)
@@ -82,7 +82,7 @@ def test_every_part_leaves_its_figures_and_the_verdicts_follow_from_them(
     assert pixels["dali_load_65"]["frac_unlike_dali"] == 0, "on a CPU it is the same"
     assert {row["num_samples"] for row in found["agreement"]["predictions"]} == {24}
     assert found["about"]["device"] == "no GPU"
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     assert "| tests that did not pass | at most 0 | 0 | met |" in printed
     assert "not measured" not in printed
     assert ended.value.code == (1 if "**not met**" in printed else 0)
