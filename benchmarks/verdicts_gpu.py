@@ -44,11 +44,9 @@ def verdict_table(verdicts: Iterable[Verdict]) -> str:
 def _of_training(rows: list[dict[str, Any]]) -> list[Verdict]:
     """Speed of what was fed against what was not, and the time that it waited."""
     verdicts = []
-    synthetic = {
-        row["model"] + row["size_px"]: float(row["images_per_s"]) for row in rows if row["data"] == "synthetic"
-    }
+    synthetic = {_task(row): float(row["images_per_s"]) for row in rows if row["data"] == "synthetic"}
     for row in rows:
-        alone = synthetic.get(row["model"] + row["size_px"])
+        alone = synthetic.get(_task(row))
         if row["data"] == "synthetic" or not alone:
             continue
         name = f"{row['model']}, {row['size_px']} px, fed by `{row['data']}`"
@@ -58,6 +56,10 @@ def _of_training(rows: list[dict[str, Any]]) -> list[Verdict]:
         waited = float(row["data_wait_frac"])
         verdicts.append(_verdict(f"{name}: of the time, waited for data", "under", 0.02, waited, "{:.4f}"))
     return verdicts or [_verdict("a network fed by the loader / synthetic, images/s", "at least", 0.97, None, "")]
+
+
+def _task(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[column]) for column in ("model", "size_px", "batch_size"))
 
 
 def _of_agreement(found: dict[str, Any]) -> list[Verdict]:

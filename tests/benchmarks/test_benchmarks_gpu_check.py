@@ -84,7 +84,7 @@ def test_every_part_leaves_its_figures_and_the_verdicts_follow_from_them(
     assert found["about"]["device"] == "no GPU"
     printed = capfd.readouterr().out
     assert "| tests that did not pass | at most 0 | 0 | met |" in printed
-    assert "not measured" not in printed
+    assert printed.count("not measured") == 1, "timm, which was left out"
     assert ended.value.code == (1 if "**not met**" in printed else 0)
 
 

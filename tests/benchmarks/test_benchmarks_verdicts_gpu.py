@@ -10,6 +10,7 @@ from benchmarks.verdicts_gpu import Verdict, judge, verdict_table
 def training_row(model: str, data: str, images_per_s: float, waited: float, size_px: int = 224) -> dict[str, str]:
     """As csv.DictReader gives it."""
     row = {"model": model, "data": data, "images_per_s": images_per_s, "data_wait_frac": waited, "size_px": size_px}
+    row["batch_size"] = 256
     return {key: str(value) for key, value in row.items()}
 
 
