@@ -78,7 +78,8 @@ SCALES = {  # by device
         ),
         cifar=(
             *("--models", "airbench", "resnet18", "--contenders", "ours_bf16", "ours_bf16_resident"),
-            *("--batch", "1000", "--size", "32", "--warmup", "60", "--steps", "100", "--repeats", "5"),
+            *("--batch", "2000", "--size", "32", "--warmup", "60", "--steps", "100", "--repeats", "5"),
+            *("--classes", "10"),
         ),
         agreement=("--num_images", "1000", "--epochs", "3"),
     ),
