@@ -11,6 +11,7 @@ Legend of shape letters: N rows of a plan, S height and width of the result, C c
 """
 
 import re
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,7 @@ from pipelines.source import Source
 from pipelines.sources.packed import JpegPart, PackedSource
 
 _DEPTH = 2  # batches within DALI: one that it works on, one that is handed out
+_MOST_FAILURES = 32  # batches in a row; each costs a new pipeline and a batch by the reference
 _CHUNK = 16  # files per reading task
 _HINT_QUANTILE = 0.99  # of the images: memory for a batch of the very largest would be gigabytes
 _MOST_HINT_BYTES = 2**30
@@ -109,7 +111,7 @@ class DaliExecutor:
         self._readers = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="read")
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._decoded_here: set[int] = set()  # what DALI failed on once
-        self._num_unnamed = 0  # failures in a row that named no sample
+        self._num_failures = self._num_unnamed = 0  # in a row; those that named no sample
         self._arenas: deque[Arena] = deque()
         self._pipeline: Any = None
         self._most_rows = 0
@@ -152,7 +154,7 @@ class DaliExecutor:
             self._rebuild(self._most_rows, inside)
             yield self._carry_out_here(plan)
             return
-        self._num_unnamed = 0
+        self._num_failures = self._num_unnamed = 0
         try:
             yield Carried(self._finish(output, plan), bad)
         finally:
@@ -161,19 +163,32 @@ class DaliExecutor:
             self._arenas.extend(chunk.result().arena for chunk in chunks)
 
     def _note_failure(self, plan: Plan, error: Exception) -> None:
-        """Marks what DALI failed on, to be decoded here from now on.
+        """Marks what DALI failed on, to be decoded here from now on; says so the first time.
 
         It names a sample that it cannot decode, but none whose header it cannot read: then all of the batch are marked.
         A batch may meet the failure of the one behind it.
 
         Raises:
-            RuntimeError: DALI, as it said; it goes on failing without naming a sample, which no image can bring about.
+            RuntimeError: DALI, as it said, if it goes on failing without naming a sample, which no image brings about;
+                or it fails on batch after batch.
         """
         rows = [int(row) for row in _FAILED_SAMPLE.findall(str(error))]
+        self._num_failures += 1
         self._num_unnamed = 0 if rows else self._num_unnamed + 1
         if self._num_unnamed > _DEPTH:  # out of memory, for example
             raise error
-        self._decoded_here.update(plan.ids_N[rows or slice(None)].tolist())
+        ids = plan.ids_N[rows or slice(None)].tolist()
+        what = f"an image, such as {self._source.describe(ids[0])}" if rows else "an image of a batch"
+        if self._num_failures > _MOST_FAILURES:
+            raise RuntimeError(
+                f"DALI has failed on {self._num_failures} batches in a row, each time on {what}; use "
+                "--loader.backend threads, or write the images anew (python -m tools.pack --mode jpeg)."
+            ) from error
+        if not self._decoded_here:
+            warnings.warn(
+                f"DALI failed on {what}; what it fails on is made on the CPU, from now on each time.", stacklevel=2
+            )
+        self._decoded_here.update(ids)
 
     def _carry_out_here(self, plan: Plan) -> Carried:
         carried = carry_out_plan(

@@ -1,6 +1,8 @@
 """What DALI's graph does to pixels is what torchvision does, whatever row and slot it stands in."""
 
+import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +268,8 @@ def test_a_batch_that_dali_fails_on_is_made_by_the_reference_with_its_operations
 
     monkeypatch.setattr(type(source), "read_jpeg", read_half)  # for DALI alone: read_image opens files itself
     monkeypatch.setattr(dali, "carry_out_plan", repair)
-    found = carry_out(build_executor(source, num_slots=2), plans)
+    with pytest.warns(UserWarning, match="DALI failed on an image, such as .*; what it fails on is made on the CPU"):
+        found = carry_out(build_executor(source, num_slots=2), plans)
     assert len(repaired) == 1
     assert repaired[0] is plans[1]
     assert mean_difference(found[1], wanted[1]) < 1
@@ -292,8 +295,9 @@ def test_a_header_that_dali_cannot_read_costs_its_batch_once_though_dali_names_n
     monkeypatch.setattr(type(source), "read_jpeg", read_junk)  # for DALI alone: read_image opens files itself
     monkeypatch.setattr(dali, "build_pipeline", build)
     executor = build_executor(source, num_slots=2)
-    for _ in range(2):
-        found = carry_out(executor, plans)
+    for expected in (pytest.warns(UserWarning, match="DALI failed on an image of a batch"), contextlib.nullcontext()):
+        with expected:  # it is said once
+            found = carry_out(executor, plans)
         assert len(found) == len(wanted)
         assert all(mean_difference(*pair) < 1 for pair in zip(found, wanted, strict=True))
     num_met = sum(failing_id in plan.ids_N for plan in plans)
@@ -304,10 +308,10 @@ def test_a_header_that_dali_cannot_read_costs_its_batch_once_though_dali_names_n
 
 
 class Failing:
-    """A pipeline of DALI that fails from its third batch on: the first two are its priming."""
+    """A pipeline of DALI that fails from its third batch on, with these words: the first two are its priming."""
 
-    def __init__(self, pipeline: Any, asked: list[int]) -> None:
-        self._pipeline, self._asked, self._num_left = pipeline, asked, dali._DEPTH
+    def __init__(self, pipeline: Any, words: str, asked: list[int]) -> None:
+        self._pipeline, self._words, self._asked, self._num_left = pipeline, words, asked, dali._DEPTH
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipeline, name)
@@ -315,20 +319,42 @@ class Failing:
     def share_outputs(self) -> Any:
         if self._num_left == 0:
             self._asked.append(1)
-            raise RuntimeError("CUDA allocation failed")
+            raise RuntimeError(self._words)
         self._num_left -= 1
         return self._pipeline.share_outputs()
+
+
+def fail_always(monkeypatch: pytest.MonkeyPatch, words: str) -> list[int]:
+    """Every pipeline fails with these words; gives a list that grows by 1 for each time."""
+    build_pipeline, asked = dali.build_pipeline, []
+    monkeypatch.setattr(dali, "build_pipeline", lambda *a, **named: Failing(build_pipeline(*a, **named), words, asked))
+    return asked
 
 
 def test_a_failure_that_is_no_images_fault_is_raised_as_dali_tells_it(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build_pipeline, asked = dali.build_pipeline, []
-    monkeypatch.setattr(dali, "build_pipeline", lambda *a, **named: Failing(build_pipeline(*a, **named), asked))
+    asked = fail_always(monkeypatch, "CUDA allocation failed")
     plans = [draw_plan(source, [0, 1], None) for _ in range(9)]
-    with pytest.raises(RuntimeError, match="CUDA allocation failed"):
+    with pytest.warns(UserWarning, match="an image of a batch"), pytest.raises(RuntimeError, match="CUDA allocation"):
         carry_out(build_executor(source), plans)
     assert len(asked) == dali._DEPTH + 1 + 1, "a batch may meet another's failure; the last is its being given up"
+
+
+def test_failures_that_go_on_and_on_end_the_run_with_what_to_do(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory, a GPU's decoder says the same as of an image that it does not know."""
+    fail_always(monkeypatch, "Failed to decode sample #1 : ")
+    monkeypatch.setattr(dali, "_MOST_FAILURES", 4)
+    plans = [draw_plan(source, [number, number + 1], None) for number in range(9)]
+    wanted = (
+        rf"DALI has failed on 5 batches in a row, each time on an image, such as {re.escape(source.describe(5))}; "
+        r"use --loader.backend threads, or write the images anew \(python -m tools.pack --mode jpeg\)"
+    )
+    executor = build_executor(source)
+    with pytest.warns(UserWarning, match="DALI failed on an image"), pytest.raises(RuntimeError, match=wanted):
+        carry_out(executor, plans)
 
 
 def test_what_the_graph_was_not_made_for_is_not_passed_over_in_silence(source: Source) -> None:
