@@ -15,8 +15,9 @@ from executor_builders import DALI_IS_EXPECTED
 from PIL import Image
 
 from benchmarks import gpu_check, throughput
-from benchmarks.gpu_check import PARTS, SCALES, Check, Scale, check_given, run, run_tests
+from benchmarks.gpu_check import PARTS, SCALES, Check, Scale, check_given, is_short_of, run, run_tests
 from benchmarks.gpu_contenders import split_name
+from benchmarks.verdicts_gpu import Verdict
 
 TINY = Scale(
     tests=("tests/benchmarks/test_benchmarks_verdicts_gpu.py",),
@@ -97,6 +98,14 @@ def test_the_sizes_for_a_gpu_name_contenders_networks_and_tests_that_there_are()
         assert set(contenders) <= set(throughput.CONTENDERS)
         assert len(contenders) == 2
     assert scale.tests == ("-m", "gpu")
+
+
+def test_a_line_without_a_figure_is_no_success_where_all_parts_ran() -> None:
+    met, missing = Verdict("a", "at least 1", "2", True), Verdict("b", "at least 1", "not measured", None)
+    assert not is_short_of([met], list(PARTS))
+    assert is_short_of([met, missing], list(PARTS))
+    assert not is_short_of([met, missing], ["loaders"])
+    assert is_short_of([met, missing._replace(is_met=False)], ["loaders"])
 
 
 def test_a_part_that_fails_or_hangs_leaves_the_others_and_says_why(
