@@ -115,13 +115,20 @@ class DaliExecutor:
         self._arenas: deque[Arena] = deque()
         self._pipeline: Any = None
         self._most_rows = 0
+        self._is_running = False
 
     def run(self, plans: Iterable[Plan]) -> Iterator[Carried]:
         """Each plan carried out, images uint8 (N, S, S, C) on the device; on the CPU in DALI's own memory.
 
         Raises:
-            RuntimeError: DALI failed, and not at an image.
+            RuntimeError: DALI failed, and not at an image; or an earlier run is neither through nor closed.
         """
+        if self._is_running:  # both would take batches out of one pipeline, each the other's
+            raise RuntimeError(
+                "this loader is iterated a second time while its first iterator is not through; finish or close() that "
+                "one, or build another loader."
+            )
+        self._is_running = True
         coming = iter(plans)
         read: deque[_Job] = deque()
         inside: deque[_Job] = deque()  # given to DALI
@@ -137,6 +144,7 @@ class DaliExecutor:
                     return
                 yield from self._take(inside)
         finally:
+            self._is_running = False
             self._drain(inside)
             for job in read:
                 for chunk in job.chunks:

@@ -265,6 +265,16 @@ def test_a_driver_that_is_too_old_for_dali_is_told_before_work_starts_and_only_w
 
 
 @pytest.mark.skipif(not DALI_IS_EXPECTED, reason="no builds of DALI for this system")
+@pytest.mark.skipif(not DALI_IS_EXPECTED, reason="no builds of DALI for this system")
+def test_what_the_gpus_decoder_takes_reaches_dali(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.executors import dali
+
+    seen = []
+    monkeypatch.setattr(dali, "DaliExecutor", lambda source, **options: seen.append(options))
+    loaders_of(make_config(loader__backend="dali", loader__hw_decoder_load=0.65, loader__num_threads=3))
+    assert {(options["hw_decoder_load"], options["num_threads"]) for options in seen} == {(0.65, 3)}
+
+
 def test_dali_that_does_not_start_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "pipelines.executors.dali", raising=False)
     monkeypatch.setitem(sys.modules, "pipelines.executors.dali_graph", None)  # as if a library of DALI's were missing

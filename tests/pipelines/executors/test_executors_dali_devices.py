@@ -159,6 +159,18 @@ def test_an_epoch_continued_in_its_middle_has_the_same_pixels_to_the_bit(source:
     assert all(torch.equal(*pair) for pair in zip(whole[2:], rest, strict=True))
 
 
+def test_a_second_run_beside_one_that_is_not_through_is_refused(source: Source, device: torch.device) -> None:
+    """Else each would be given batches of the other."""
+    plans, executor = draw_plans(source), build(source, device)
+    wanted = carry_out(build(source, device), plans)
+    first = executor.run(iter(plans))
+    next(first)
+    with pytest.raises(RuntimeError, match=r"a second time while its first iterator is not through; finish or close"):
+        next(executor.run(iter(plans)))
+    first.close()
+    assert all(torch.equal(*pair) for pair in zip(carry_out(executor, plans), wanted, strict=True))
+
+
 def test_sizes_change_from_plan_to_plan_without_another_pipeline(
     source: Source, device: torch.device, built: list[dict[str, Any]]
 ) -> None:
