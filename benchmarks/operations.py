@@ -140,7 +140,6 @@ def by_dali(images_NSSC: _Pixels, operations: Operations, *, device: torch.devic
         num_prefetched=1,
         operations=frozenset(Operation(code) for code in np.unique(codes).tolist()) - {Operation.IDENTITY},
         num_slots=codes.shape[1],
-        operate=reference.operate,
     )
     plan = _whole_images(num_rows, size_px=size_px)._replace(operations=operations)
     (carried,) = (carried.images_NHWC.cpu().numpy().copy() for carried in executor.run([plan]))

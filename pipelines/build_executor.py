@@ -198,7 +198,6 @@ def _build_dali(config: Config, data: Data, parts: Parts, *, place: Place, num_t
         hw_decoder_load=config.loader.hw_decoder_load,
         operations=operations_of(steps),
         num_slots=num_slots(steps),
-        operate=parts.operate,
     )
 
 

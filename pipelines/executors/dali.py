@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from pipelines.decode import encode_pnm
-from pipelines.execution import Carried, Operate
+from pipelines.execution import Carried
 from pipelines.executors.dali_graph import GpuDecoder, GraphSettings, build_pipeline, inputs_of
-from pipelines.geometry import carry_out_plan, shift_and_flip
+from pipelines.geometry import shift_and_flip
 from pipelines.kernels import shift_and_flip_rows
 from pipelines.operations.vocabulary import NATIVE_OPERATIONS, Operation
 from pipelines.plan import Fit, Letterbox, Plan, plan_evaluation
@@ -35,7 +35,6 @@ from pipelines.source import Source
 from pipelines.sources.packed import JpegPart, PackedSource
 
 _DEPTH = 2  # batches within DALI: one that it works on, one that is handed out
-_MOST_FAILURES = 32  # batches in a row; each costs a new pipeline and a batch by the reference
 _CHUNK = 16  # files per reading task
 _HINT_QUANTILE = 0.99  # of the images: memory for a batch of the very largest would be gigabytes
 _MOST_HINT_BYTES = 2**30
@@ -80,7 +79,6 @@ class DaliExecutor:
         hw_decoder_load: The part of a batch, 0..1, that a GPU's JPEG decoder takes, where it has one.
         operations: Those that the graph carries out, of NATIVE_OPERATIONS: all that a plan can name, or none.
         num_slots: How many of them, one after the other, a plan has in each row.
-        operate: Does the same to an image of a batch that DALI failed on; there, and only there, with `operations`.
     """
 
     def __init__(
@@ -95,15 +93,13 @@ class DaliExecutor:
         hw_decoder_load: float = 1.0,
         operations: frozenset[Operation] = frozenset(),
         num_slots: int = 0,
-        operate: Operate | None = None,
     ) -> None:
         assert operations <= NATIVE_OPERATIONS, operations
-        assert bool(operations) == bool(num_slots) == (operate is not None), (operations, num_slots, operate)
+        assert bool(operations) == bool(num_slots), (operations, num_slots)
         self._source = source
         self._channels = channels
         self._interpolation = interpolation
         self._settings = GraphSettings(channels, interpolation, operations, num_slots)
-        self._operate = operate
         self._device = device
         self._num_threads = num_threads
         self._num_prefetched = num_prefetched
@@ -111,7 +107,7 @@ class DaliExecutor:
         self._readers = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="read")
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._decoded_here: set[int] = set()  # what DALI failed on once
-        self._num_failures = self._num_unnamed = 0  # in a row; those that named no sample
+        self._failed_plan: Plan | None = None  # of the oldest batch when DALI failed last, if nothing came since
         self._arenas: deque[Arena] = deque()
         self._pipeline: Any = None
         self._most_rows = 0
@@ -151,18 +147,19 @@ class DaliExecutor:
                     chunk.cancel()
 
     def _take(self, inside: deque[_Job]) -> Iterator[Carried]:
-        """The oldest batch within DALI; if it failed, the same by the reference, and a new pipeline for the rest."""
+        """The oldest batch within DALI; or, if DALI failed, none yet: it has been given all of them anew."""
         plan, chunks = inside[0]
-        bad = {row: reason for chunk in chunks for row, reason in chunk.result().bad.items()}
         try:
             (output,) = self._pipeline.share_outputs()
         except (RuntimeError, IndexError) as error:
-            self._note_failure(plan, error)
-            inside.popleft()
+            self._note_failure(inside, error)
+            again = [self._start_reading(job.plan) for job in inside]
+            inside.clear()
+            inside.extend(again)
             self._rebuild(self._most_rows, inside)
-            yield self._carry_out_here(plan)
             return
-        self._num_failures = self._num_unnamed = 0
+        self._failed_plan = None
+        bad = {row: reason for chunk in chunks for row, reason in chunk.result().bad.items()}
         try:
             yield Carried(self._finish(output, plan), bad)
         finally:
@@ -170,43 +167,34 @@ class DaliExecutor:
             self._pipeline.release_outputs()
             self._arenas.extend(chunk.result().arena for chunk in chunks)
 
-    def _note_failure(self, plan: Plan, error: Exception) -> None:
-        """Marks what DALI failed on, to be decoded here from now on; says so the first time.
+    def _note_failure(self, inside: deque[_Job], error: Exception) -> None:
+        """Marks images to be decoded here from now on, so that DALI gets by; says so the first time.
 
-        It names a sample that it cannot decode, but none whose header it cannot read: then all of the batch are marked.
-        A batch may meet the failure of the one behind it.
+        It names the first sample of a batch that it cannot decode, but none whose header it cannot read. So the sample
+        that it names is marked, and if it fails on that batch again, or names none, the whole batch; and where all of
+        it is decoded here, the one behind it, whose failure it may have met too soon.
 
         Raises:
-            RuntimeError: DALI, as it said, if it goes on failing without naming a sample, which no image brings about;
-                or it fails on batch after batch.
+            RuntimeError: DALI, as it said; with all images decoded here, it is none of theirs: out of memory, say.
         """
-        rows = [int(row) for row in _FAILED_SAMPLE.findall(str(error))]
-        self._num_failures += 1
-        self._num_unnamed = 0 if rows else self._num_unnamed + 1
-        if self._num_unnamed > _DEPTH:  # out of memory, for example
-            raise error
-        ids = plan.ids_N[rows or slice(None)].tolist()
-        what = f"an image, such as {self._source.describe(ids[0])}" if rows else "an image of a batch"
-        if self._num_failures > _MOST_FAILURES:
-            raise RuntimeError(
-                f"DALI has failed on {self._num_failures} batches in a row, each time on {what}; use "
-                "--loader.backend threads, or write the images anew (python -m tools.pack --mode jpeg)."
-            ) from error
-        if not self._decoded_here:
-            warnings.warn(
-                f"DALI failed on {what}; what it fails on is made on the CPU, from now on each time.", stacklevel=2
-            )
-        self._decoded_here.update(ids)
-
-    def _carry_out_here(self, plan: Plan) -> Carried:
-        carried = carry_out_plan(
-            plan,
-            source=self._source,
-            channels=self._channels,
-            interpolation=self._interpolation,
-            operate=self._operate,
+        named = [int(row) for row in _FAILED_SAMPLE.findall(str(error))]
+        oldest = inside[0].plan
+        suspects = (
+            [] if oldest is self._failed_plan else [oldest.ids_N[[row for row in named if row < len(oldest.ids_N)]]]
         )
-        return carried._replace(images_NHWC=carried.images_NHWC.to(self._device))
+        suspects += [job.plan.ids_N for job in inside]
+        marked = next((ids for ids_N in suspects if not self._decoded_here.issuperset(ids := ids_N.tolist())), None)
+        if marked is None:
+            raise error
+        if not self._decoded_here:
+            names = "an image" if len(marked) == 1 else f"one of {len(marked)} images"
+            warnings.warn(
+                f"DALI failed on {names}, such as {self._source.describe(marked[0])}; what it fails on is decoded on "
+                "the CPU, from now on each time.",
+                stacklevel=2,
+            )
+        self._failed_plan = oldest
+        self._decoded_here.update(marked)
 
     def _drain(self, inside: deque[_Job]) -> None:
         """Waits for batches that nobody asks for any more: DALI works on their bytes, which are about to be freed."""
@@ -253,6 +241,7 @@ class DaliExecutor:
     def _rebuild(self, num_rows: int, inside: deque[_Job]) -> None:
         """A new pipeline, which is given again what the one before it had not handed out."""
         self._most_rows = num_rows
+        self._pipeline = None  # before another one takes memory
         self._pipeline = build_pipeline(
             self._settings,
             device=self._device,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from nvidia.dali import fn, pipeline_def, types
 
+from pipelines.affinity import cores_near, threads_start_on
 from pipelines.operations.vocabulary import NUM_PARAMETERS, Operation, Operations, affine_matrices, blur_radius
 from pipelines.plan import Plan
 
@@ -89,7 +90,8 @@ def build_pipeline(
     with warnings.catch_warnings():
         # NPP and cuFFT, which DALI looks for beside a GPU; of its operators remap, debayer and spectrogram need them
         warnings.filterwarnings("ignore", message=".* is no longer shipped with CUDA runtime")
-        pipeline.build()
+        with threads_start_on(cores_near(device)):
+            pipeline.build()
     return pipeline
 
 
@@ -110,10 +112,13 @@ def define_pipeline(
         decoder=decoder if on_gpu else None,
         batch_size=batch_size,
         num_threads=num_threads,
-        device_id=(device.index or 0) if on_gpu else None,
+        device_id=_index_of(device) if on_gpu else None,
         prefetch_queue_depth=depth,
-        set_affinity=on_gpu,  # as NVML has it, of the cores that this process may use
     )
+
+
+def _index_of(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def inputs_of(plan: Plan, *, settings: GraphSettings) -> dict[str, npt.NDArray[Any]]:
@@ -212,6 +217,7 @@ def _where_to_decode(decoder: GpuDecoder | None) -> dict[str, Any]:
         return {"device": "cpu"}
     return {
         "device": "mixed",
+        "affine": False,  # its threads stay where build_pipeline starts them; by NVML they would ignore visible devices
         "jpeg_fancy_upsampling": True,  # as libjpeg does; the GPU's default is not
         "hw_decoder_load": decoder.load_frac,
         "preallocate_height_hint": decoder.height_px,

@@ -252,7 +252,7 @@ def test_what_dali_alone_cannot_decode_is_decoded_here_and_a_pipeline_goes_on_at
 
     monkeypatch.setattr(FolderSource, "read_jpeg", read_spoilt)
     executor, num_before = build(source, device), len(built)
-    with pytest.warns(UserWarning, match="what it fails on is made on the CPU, from now on each time"):
+    with pytest.warns(UserWarning, match="what it fails on is decoded on the CPU, from now on each time"):
         found = carry_out(executor, plans)
     assert_near(found, wanted)
     spoilt = {plain[0], plain[-1]}

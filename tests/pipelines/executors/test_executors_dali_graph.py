@@ -1,5 +1,6 @@
 """The graph as a GPU gets it, looked at without one; and what DALI is told about memory and decoders."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ if not DALI_IS_EXPECTED:
 
 import nvidia.dali
 
+from pipelines.executors import dali_graph
 from pipelines.executors.dali import decoder_hint
 from pipelines.executors.dali_graph import GpuDecoder, GraphSettings, build_pipeline, define_pipeline
 from pipelines.operations.vocabulary import NATIVE_OPERATIONS
@@ -53,16 +55,37 @@ def test_a_gpus_decoder_is_told_its_part_of_a_batch_and_the_size_of_images() -> 
     wanted = {"hw_decoder_load": 0.75, "preallocate_height_hint": 400, "preallocate_width_hint": 600}
     assert {name: said[name] for name in wanted} == wanted
     assert said["jpeg_fancy_upsampling"] is True
+    assert said["affine"] is False
 
 
-def test_a_pipeline_goes_to_its_own_gpu_with_threads_near_it() -> None:
-    pipeline = define(EVERYTHING, CUDA)
-    assert pipeline.device_id == 3
-    assert pipeline.set_affinity
-    assert pipeline.num_threads == 2
-    on_cpu = define(EVERYTHING, torch.device("cpu"))
-    assert on_cpu.device_id is None
-    assert not on_cpu.set_affinity
+def test_a_pipeline_goes_to_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert define(EVERYTHING, CUDA).device_id == 3
+    assert define(EVERYTHING, CUDA).num_threads == 2
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert define(EVERYTHING, torch.device("cuda")).device_id == 1
+    assert define(EVERYTHING, torch.device("cpu")).device_id is None
+
+
+def affinities() -> dict[int, set[int]]:
+    """The cores that each thread of this process may use, by its number."""
+    return {int(task): os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
+
+
+def test_dalis_threads_run_on_the_cores_near_its_gpu_and_no_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built for the CPU, and told of cores near it."""
+    before, core = affinities(), {min(os.sched_getaffinity(0))}
+    monkeypatch.setattr(dali_graph, "cores_near", lambda device: core)
+    pipeline = build_pipeline(
+        GraphSettings(3, "bilinear"), device=torch.device("cpu"), decoder=DECODER, batch_size=8, num_threads=2, depth=2
+    )
+    after = affinities()
+    new = [cores for task, cores in after.items() if task not in before]
+    assert len(new) >= 2
+    assert all(cores == core for cores in new)
+    assert {task: after[task] for task in before if task in after} == {
+        task: before[task] for task in before if task in after
+    }
+    del pipeline
 
 
 def test_memory_is_kept_for_the_size_that_nearly_all_images_have() -> None:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from pipelines.effects import EffectSettings, Erasing, Mixing, draw_effects
 from pipelines.executors.resident import ResidentExecutor, load_store
-from pipelines.operations import reference
 from pipelines.operations.vocabulary import NATIVE_OPERATIONS, Operation, Operations
 from pipelines.parallel import RowPool
 from pipelines.plan import Augmentation, Fit, Plan, plan_training
@@ -111,7 +110,6 @@ def test_the_operations_of_dali_on_the_gpu_are_those_of_the_cpu(source: Source, 
             num_prefetched=2,
             operations=NATIVE_OPERATIONS,
             num_slots=2,
-            operate=reference.operate,
         )
         for device in (torch.device("cpu"), CUDA)
     )
