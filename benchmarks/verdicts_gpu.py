@@ -25,6 +25,7 @@ def judge(found: dict[str, Any]) -> list[Verdict]:
     tests = found.get("tests", {})
     not_passed = len(tests["not_passed"]) if "not_passed" in tests else None
     return [
+        _verdict("tests that passed", "at least", 1, tests.get("num_passed"), "{:.0f}"),
         _verdict("tests that did not pass", "at most", 0, not_passed, "{:.0f}"),
         _verdict("`dali` / DALI by hand, images/s", "at least", 0.97, _ratio(speeds, "dali", "hand"), "{:.3f}"),
         _verdict("`dali` / timm, images/s", "at least", 5.0, _ratio(speeds, "dali", "timm"), "{:.2f}"),

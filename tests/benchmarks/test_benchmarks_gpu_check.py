@@ -19,17 +19,15 @@ from benchmarks.gpu_check import PARTS, SCALES, Check, Scale, check_given, is_sh
 from benchmarks.gpu_contenders import split_name
 from benchmarks.verdicts_gpu import Verdict
 
+_ONCE = ("--size", "32", "--warmup", "1", "--steps", "2", "--repeats", "1")
 TINY = Scale(
     tests=("tests/benchmarks/test_benchmarks_verdicts_gpu.py",),
-    loaders=("--batch", "4", "--copies", "2", "--repeats", "1", "--threads", "2"),
+    num_images=16,
+    loaders=("--batch", "4", "--repeats", "1", "--threads", "2"),
     sweeps={"threads": ("threads", "feeding_only")},
-    photographs=(
-        *("--models", "resnet18", "--contenders", "ours", "ours_dali", "--batch", "4"),
-        *("--size", "32", "--warmup", "1", "--steps", "2", "--repeats", "1"),
-    ),
-    cifar=(
-        *("--models", "resnet18", "--contenders", "ours", "ours_resident", "--batch", "8"),
-        *("--size", "32", "--warmup", "1", "--steps", "2", "--repeats", "1"),
+    training=(
+        ("--models", "resnet18", "--contenders", "ours", "ours_dali", "--batch", "4", *_ONCE),
+        ("--models", "resnet18", "--contenders", "ours", "ours_resident", "--batch", "8", *_ONCE),
     ),
     agreement=("--num_images", "8", "--epochs", "1"),
 )
@@ -93,7 +91,8 @@ def test_the_sizes_for_a_gpu_name_contenders_networks_and_tests_that_there_are()
     scale = SCALES["cuda"]
     for name in (*gpu_check._LOADERS, *(name for names in scale.sweeps.values() for name in names)):
         split_name(name)
-    for options in (scale.photographs, scale.cifar):
+    assert len(scale.training) == 3
+    for options in scale.training:
         contenders = options[options.index("--contenders") + 1 : options.index("--batch")]
         assert set(contenders) <= set(throughput.CONTENDERS)
         assert len(contenders) == 2
@@ -163,8 +162,8 @@ def test_tests_are_counted_and_those_that_do_not_pass_are_named(given: argparse.
     ("changes", "wanted"),
     [
         ({"device": "cuda"}, "no GPU on this machine; use --device cpu"),
-        ({"images": Path("/no/such/folder")}, "holds no *.JPEG; give a folder of photographs"),
-        ({"cifar": Path("/no/such/folder")}, "/no/such/folder/train is not there; give CIFAR-10 as train/<class>/"),
+        ({"images": Path("/no/such/folder")}, "in /no/such/folder or within it. Give a folder of photographs"),
+        ({"cifar": Path("/no/such/folder")}, "in /no/such/folder/train or within it. Give CIFAR-10 as JPEG files in"),
     ],
 )
 def test_what_is_missing_is_told_before_anything_is_measured(
