@@ -107,7 +107,7 @@ class DaliExecutor:
         self._readers = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="read")
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._decoded_here: set[int] = set()  # what DALI failed on once
-        self._failed_plan: Plan | None = None  # of the oldest batch when DALI failed last, if nothing came since
+        self._failed_plan: Plan | None = None  # of the oldest batch when DALI failed last
         self._arenas: deque[Arena] = deque()
         self._pipeline: Any = None
         self._most_rows = 0
@@ -158,7 +158,6 @@ class DaliExecutor:
             inside.extend(again)
             self._rebuild(self._most_rows, inside)
             return
-        self._failed_plan = None
         bad = {row: reason for chunk in chunks for row, reason in chunk.result().bad.items()}
         try:
             yield Carried(self._finish(output, plan), bad)

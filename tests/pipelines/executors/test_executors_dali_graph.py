@@ -1,5 +1,6 @@
 """The graph as a GPU gets it, looked at without one; and what DALI is told about memory and decoders."""
 
+import inspect
 import os
 from typing import Any
 
@@ -13,8 +14,9 @@ if not DALI_IS_EXPECTED:
 
 import nvidia.dali
 
+from configs.schema import LoaderConfig
 from pipelines.executors import dali_graph
-from pipelines.executors.dali import decoder_hint
+from pipelines.executors.dali import DaliExecutor, decoder_hint
 from pipelines.executors.dali_graph import GpuDecoder, GraphSettings, build_pipeline, define_pipeline
 from pipelines.operations.vocabulary import NATIVE_OPERATIONS
 
@@ -84,6 +86,10 @@ def test_dalis_threads_run_on_the_cores_near_its_gpu_and_no_others_do(monkeypatc
     assert all(cores == core for cores in new)
     assert all(after[task] == cores for task, cores in before.items() if task in after)
     del pipeline
+
+
+def test_by_default_an_images_place_in_its_batch_does_not_say_who_decodes_it() -> None:
+    assert inspect.signature(DaliExecutor).parameters["hw_decoder_load"].default == LoaderConfig().hw_decoder_load == 1
 
 
 def test_memory_is_kept_for_the_size_that_nearly_all_images_have() -> None:
