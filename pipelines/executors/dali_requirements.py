@@ -53,8 +53,8 @@ def obstacle_to_dali(machine: Machine) -> str | None:
         return f"NVIDIA DALI is not installed ({_INSTALL})"
     if len(machine.packages_cuda) > 1:
         return (
-            f"{' and '.join(_PACKAGES.values())} are both installed, and each has overwritten files of the other; "
-            f"uninstall both, and install one again ({_INSTALL})"
+            f"{' and '.join(_PACKAGES.values())} are both installed, and each has overwritten files of the other; type "
+            "`make dali-cuda130`, or `make dali-cuda120` for drivers before 580, which leaves one of them"
         )
     if machine.driver_cuda is None or not machine.packages_cuda:
         return None
@@ -62,7 +62,9 @@ def obstacle_to_dali(machine: Machine) -> str | None:
     if machine.driver_cuda >= built_with:
         return None
     found = f"this machine's is for CUDA {machine.driver_cuda}" if machine.driver_cuda else "this machine has none"
-    instead = f", or install {_PACKAGES[12]} in its place" if machine.driver_cuda == 12 else ""
+    instead = (
+        f", or type `make dali-cuda120`, which puts {_PACKAGES[12]} in its place" if machine.driver_cuda == 12 else ""
+    )
     return (
         f"{_PACKAGES[built_with]} needs a GPU driver {_OLDEST_DRIVER[built_with]} or newer, and {found}; update the "
         f"driver{instead}"

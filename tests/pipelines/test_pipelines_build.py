@@ -260,7 +260,7 @@ def test_a_driver_that_is_too_old_for_dali_is_told_before_work_starts_and_only_w
     data = data_of(config)
     for device in (None, torch.device("cpu")):
         assert choose_backend(config, data, device=device).name == "dali"
-    with pytest.raises(ValueError, match=r"needs a GPU driver 580 or newer.* install nvidia-dali-cuda120 in its place"):
+    with pytest.raises(ValueError, match=r"needs a GPU driver 580 or newer.* type `make dali-cuda120`"):
         build_loaders(config, data, place=ALONE._replace(device=torch.device("cuda")), show_progress=False)
 
 

@@ -45,12 +45,12 @@ def test_nothing_is_in_the_way_where_package_and_driver_fit(machine: Machine) ->
         (
             FINE._replace(packages_cuda=(12, 13)),
             "nvidia-dali-cuda120 and nvidia-dali-cuda130 are both installed, and each has overwritten files of the "
-            f"other; uninstall both, and install one again ({INSTALL})",
+            "other; type `make dali-cuda130`, or `make dali-cuda120` for drivers before 580, which leaves one of them",
         ),
         (
             FINE._replace(driver_cuda=12),
             "nvidia-dali-cuda130 needs a GPU driver 580 or newer, and this machine's is for CUDA 12; update the "
-            "driver, or install nvidia-dali-cuda120 in its place",
+            "driver, or type `make dali-cuda120`, which puts nvidia-dali-cuda120 in its place",
         ),
         (
             FINE._replace(packages_cuda=(12,), driver_cuda=11),
