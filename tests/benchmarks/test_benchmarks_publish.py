@@ -196,7 +196,10 @@ def test_all_texts_are_there_and_hold_the_blocks() -> None:
     names = {str(path.relative_to(publish.ROOT)) for path in publish.texts()}
     pages = {
         f"docs/{page}.md"
-        for page in ("recipes", "course", "operations", "augmentation", "levers", "loader", "loader_study", "transfer")
+        for page in (
+            *("recipes", "course", "operations", "augmentation", "dali"),
+            *("levers", "loader", "loader_study", "transfer"),
+        )
     }
     assert names == {"README.md", *pages, *publish.all_recipes()}
 
