@@ -6,7 +6,6 @@ resident        50,000 images of noise, CIFAR-10's size -> shift by up to 2 px, 
 """
 
 import json
-import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from benchmarks.photographs import link_as_image_folder, list_jpegs
 from pipelines.batch import Batch, Loader
 from pipelines.source import ArraySource, Source
 from pipelines.sources.scan import scan_folder
@@ -25,7 +25,6 @@ _AUGMENT = {
     "threads": {"crop": "rrc", "pad_px": 4, "flip": "random"},
     "resident": {"crop": "pad", "pad_px": 2, "flip": "alternating"},  # as configs/cifar10/speedrun94.yaml
 }
-_SUFFIXES = (".jpg", ".jpeg")
 _NUM_NOISE, _NOISE_PX = 50_000, 32
 _MOST_WITHIN = 2  # batches that may be ready beside those prefetched: dali's graph holds so many
 
@@ -133,18 +132,6 @@ def plan_feed(feed: Feed, contenders: Sequence[str], *, size_px: int, batch_size
     return feed._replace(copies=copies)
 
 
-def list_jpegs(folder: Path) -> list[Path]:
-    """The JPEG files in a folder and the folders within, in order.
-
-    Raises:
-        ValueError: There are none.
-    """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    if not paths:
-        raise ValueError(f"there are no files {' or '.join('*' + one for one in _SUFFIXES)} in {folder} or within it.")
-    return paths
-
-
 def build_source(backend: str, feed: Feed, *, num_classes: int, folder: Path) -> Source:
     """The images that a backend is fed with.
 
@@ -163,13 +150,7 @@ def build_source(backend: str, feed: Feed, *, num_classes: int, folder: Path) ->
         )
     assert feed.images is not None, "plan_feed has seen to it"
     assert feed.copies is not None, "as above"
-    for number, path in enumerate(list_jpegs(feed.images)):
-        link = folder / "train" / "ab"[number % 2] / f"{number:07}.jpg"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, link)
-        except OSError:  # on another disk
-            link.symlink_to(path.resolve())
+    link_as_image_folder(list_jpegs(feed.images), folder)
     source = scan_folder(str(folder), show_progress=False)["train"]
     return source.take(np.tile(np.arange(len(source.labels_N)), feed.copies))
 

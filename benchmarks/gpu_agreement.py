@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks.ours import plan_epoch
 from benchmarks.peers_job import ImagenetJob
+from benchmarks.photographs import list_jpegs
 from benchmarks.recipes import ROOT
 from configs.load import load_config, replace_section
 from configs.schema import AugmentConfig, Config, ScheduleConfig
@@ -69,7 +70,7 @@ class Task(NamedTuple):
 def main() -> None:
     """Prints a line for each way; writes all as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="a folder of JPEG files (*.JPEG)")
+    parser.add_argument("--images", type=Path, required=True, help="photographs: a folder of JPEG files")
     parser.add_argument("--cifar", type=Path, required=True, help="CIFAR-10 as train/<class>/ and test/<class>/")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cuda", "cpu"])
     parser.add_argument("--num_images", type=int, default=512, help="photographs; files are taken several times")
@@ -92,10 +93,8 @@ def main() -> None:
 
 def measure_pixels(task: Task) -> list[dict[str, Any]]:
     """A row for each way: its pixels' differences from the reference's, of 255, and from DALI's own at load 100."""
-    files = sorted(str(path) for path in task.images.rglob("*.JPEG"))
-    if not files:
-        raise FileNotFoundError(f"{task.images} holds no *.JPEG; give a folder of photographs.")
-    paths = [files[number % len(files)] for number in range(task.num_images)]
+    files = list_jpegs(task.images)
+    paths = [str(files[number % len(files)]) for number in range(task.num_images)]
     with tempfile.TemporaryDirectory() as folder:
         source, plans = plan_epoch(ImagenetJob(paths=paths, folder=Path(folder), batch_size=min(_BATCH, len(paths))))
         found = {name: _images_of(build(source, task), plans) for name, build in _WAYS_OF_PIXELS.items()}

@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.fed import list_jpegs
 from benchmarks.loader import about
+from benchmarks.photographs import list_jpegs
 from benchmarks.reasons import reason_in
 from benchmarks.recipes import RESULTS, ROOT
 from benchmarks.verdicts_gpu import Verdict, judge, verdict_table

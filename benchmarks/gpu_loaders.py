@@ -33,13 +33,13 @@ import torch
 
 from benchmarks.gpu_contenders import CONTENDERS, CPU_BOUND, NO_IMAGES, GpuJob, split_name
 from benchmarks.peers_job import Epoch, ImagenetJob
+from benchmarks.photographs import link_as_image_folder, list_jpegs
 from benchmarks.reasons import reason_in
 from benchmarks.turns import Racer, answer_and_wait
 from pipelines.parallel import num_cores
 
 Device = Literal["cuda", "cpu"]
 
-_SUFFIXES = (".jpg", ".jpeg")
 _LIMIT_S = 120.0  # of a turn: a contender that hangs would keep all others waiting
 _LEAST_BATCHES = 4  # of an epoch with fewer threads
 _FEEDING_THREADS = (1, 2, 4, 8, 16)
@@ -153,7 +153,7 @@ def measure(
         split_name(name)
     with tempfile.TemporaryDirectory() as folder:
         settings = _Settings(images, Path(folder), device, batch_size, num_threads, copies, limit_s)
-        _link(_find_images(images), _tree(settings))
+        link_as_image_folder(_find_images(images), _tree(settings))
         entries = [_start(name, settings) for name in names]
         try:
             _race(entries, settings, repeats=repeats, out=out)
@@ -183,22 +183,14 @@ def measure_feeding(
 
 
 def _find_images(images: Path) -> list[str]:
-    paths = sorted(str(path) for path in images.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = list_jpegs(images)
     if len(paths) < 2:
-        raise ValueError(f"{images} has {len(paths)} files *{', *'.join(_SUFFIXES)} below it; give a folder with more.")
-    return paths
+        raise ValueError(f"{images} has only one JPEG file below it, and a data set needs two classes; add another.")
+    return [str(path) for path in paths]
 
 
 def _tree(settings: _Settings) -> Path:
     return settings.folder / "tree"
-
-
-def _link(paths: list[str], tree: Path) -> None:
-    """An image folder of the same files, for loaders that read such a one; of two classes, since ours wants as many."""
-    for number, path in enumerate(paths):
-        link = tree / "train" / "ab"[number % 2] / f"{number:07}.jpg"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(Path(path).resolve())
 
 
 # --- the race

@@ -5,7 +5,6 @@ tail does the operations, it normalises, too, and gives float32.
 """
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from benchmarks.peers_job import (
     Epoch,
     ImagenetJob,
 )
+from benchmarks.photographs import link_as_image_folder
 from configs.schema import (
     AugmentConfig,
     Config,
@@ -253,13 +253,7 @@ def _augment(job: ImagenetJob) -> AugmentConfig:
 
 def _scan(paths: Sequence[str], root: Path) -> Source:
     """The files as an image folder, made of links."""
-    for number, path in enumerate(paths):
-        link = root / "train" / "ab"[number % 2] / f"{number:06}.jpg"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, link)
-        except OSError:  # on another disk
-            link.symlink_to(Path(path).resolve())
+    link_as_image_folder(paths, root)
     return scan_folder(str(root), show_progress=False)["train"]
 
 

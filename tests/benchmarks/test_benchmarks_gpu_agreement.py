@@ -55,7 +55,7 @@ def test_a_difference_in_one_value_is_told_as_that(tmp_path: Path, monkeypatch: 
 
 def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
     task = Task(tmp_path, tmp_path, torch.device("cpu"), num_images=8, epochs=1, num_threads=1)
-    with pytest.raises(FileNotFoundError, match=r"holds no \*\.JPEG; give a folder of photographs"):
+    with pytest.raises(ValueError, match=r"there are no files \*\.jpg or \*\.jpeg in "):
         measure_pixels(task)
 
 

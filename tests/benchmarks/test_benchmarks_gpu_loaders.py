@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks import gpu_loaders
 from benchmarks.gpu_contenders import CONTENDERS, MEAN, STD, GpuJob, split_name
 from benchmarks.gpu_loaders import build_job, check_batch, default_names, measure, measure_feeding, take_turn
+from benchmarks.photographs import link_as_image_folder
 
 NUM_FILES, COPIES, BATCH, SIZE_PX = 8, 4, 8, 32
 NEEDS_DALI = tuple(name for name in CONTENDERS if name.startswith(("hand", "dali", "feeding")))
@@ -43,7 +44,7 @@ def images(tmp_path: Path) -> Path:
 def settings(images: Path, tmp_path: Path) -> gpu_loaders._Settings:
     folder = tmp_path / "work"
     settings = gpu_loaders._Settings(images, folder, "cpu", BATCH, num_threads=1, copies=COPIES, limit_s=60)
-    gpu_loaders._link(gpu_loaders._find_images(images), gpu_loaders._tree(settings))
+    link_as_image_folder(gpu_loaders._find_images(images), gpu_loaders._tree(settings))
     return settings
 
 
@@ -143,7 +144,10 @@ def test_too_few_images_are_told(settings: gpu_loaders._Settings, tmp_path: Path
         build_job("hand", settings._replace(batch_size=33))
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ValueError, match=r"empty has 0 files \*.jpg, \*.jpeg below it"):
+    with pytest.raises(ValueError, match=r"there are no files \*.jpg or \*.jpeg in .*empty or within it"):
+        gpu_loaders._find_images(empty)
+    (empty / "one.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty has only one JPEG file below it, .*; add another"):
         gpu_loaders._find_images(empty)
 
 
