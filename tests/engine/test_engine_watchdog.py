@@ -115,7 +115,7 @@ def test_a_run_that_was_suspended_is_not_taken_for_hanging():
         "import time\n"
         "from engine.watchdog import Watchdog\n"
         "dog = Watchdog(rank=0, world_size=1)\n"
-        "dog.start(stall_s=4, port=0, hosts=['node0'])\n"
+        "dog.start(stall_s=8, port=0, hosts=['node0'])\n"
         "for step in range(5):\n"
         "    dog.beat('computing', step=step)\n"
         "    print(step, flush=True)\n"
@@ -127,7 +127,7 @@ def test_a_run_that_was_suspended_is_not_taken_for_hanging():
         while process.stdout.readline() != "3\n":
             pass
         process.send_signal(signal.SIGSTOP)
-        time.sleep(6)
+        time.sleep(12)
         process.send_signal(signal.SIGCONT)
         process.communicate(timeout=60)
     assert process.returncode == 0
