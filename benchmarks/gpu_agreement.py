@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.ours import plan_epoch
+from benchmarks.ours import plan_images
 from benchmarks.peers_job import ImagenetJob
-from benchmarks.photographs import list_jpegs
+from benchmarks.photographs import link_as_image_folder, list_jpegs
 from benchmarks.recipes import ROOT
 from configs.load import load_config, replace_section
 from configs.schema import AugmentConfig, Config, ScheduleConfig
@@ -42,6 +42,7 @@ from pipelines.executors.reference import ReferenceExecutor
 from pipelines.executors.threads import ThreadsExecutor
 from pipelines.plan import Plan
 from pipelines.source import Source
+from pipelines.sources.scan import scan_folder
 
 _BATCH = 32
 _MOST_PIXELS_OFF = 8  # of 255: what is counted as far off
@@ -96,7 +97,10 @@ def measure_pixels(task: Task) -> list[dict[str, Any]]:
     files = list_jpegs(task.images)
     paths = [str(files[number % len(files)]) for number in range(task.num_images)]
     with tempfile.TemporaryDirectory() as folder:
-        source, plans = plan_epoch(ImagenetJob(paths=paths, folder=Path(folder), batch_size=min(_BATCH, len(paths))))
+        link_as_image_folder(paths, Path(folder))
+        source = scan_folder(folder, show_progress=False)["train"]
+        job = ImagenetJob(paths=paths, folder=Path(folder), batch_size=min(_BATCH, len(paths)))
+        plans = list(plan_images(source, job)())
         found = {name: _images_of(build(source, task), plans) for name, build in _WAYS_OF_PIXELS.items()}
     wanted, own = found["reference"], found["dali"]
     return [

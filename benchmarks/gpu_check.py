@@ -167,9 +167,10 @@ def link_some(images: Path, folder: Path) -> Path:
 def run(check: Check, parts: Sequence[str], *, out: Path) -> dict[str, Any]:
     """What each part found, by its name; of one that failed, why, and what it found before. Written after each."""
     found: dict[str, Any] = {"about": describe(check.device)}
-    for part in parts:
+    for number, part in enumerate(parts, start=1):
         start_s = time.monotonic()
-        print(f"--- {part}", file=sys.stderr, flush=True)
+        left_s = max(0, check.end_s - start_s)
+        print(f"--- {part} ({number} of {len(parts)}, {left_s:.0f} s left for all)", file=sys.stderr, flush=True)
         found[part] = PARTS[part](check)
         found[part]["seconds"] = round(time.monotonic() - start_s, 1)
         out.write_text(json.dumps(found, indent=1) + "\n")

@@ -226,12 +226,6 @@ def _config(augment: AugmentConfig, *, backend: Literal["resident", "threads"], 
     )
 
 
-def plan_epoch(job: ImagenetJob) -> tuple[Source, list[Plan]]:
-    """The files of a job as a source, and the plans of its first epoch."""
-    planned = _plan(job)
-    return planned.source, list(planned.plans())
-
-
 def _plan(job: ImagenetJob) -> _Planned:
     return _plans_of(_scan(job.paths, job.folder / "tree"), _augment(job), job)
 

@@ -182,8 +182,8 @@ class LoaderConfig:
             least twice the result at a half, a quarter or an eighth of it: several times as fast for photographs of
             many megapixels, their pixels different by about 1.3 of 255 on average.
         hw_decoder_load: With backend dali on a GPU that has a JPEG decoder (A100, H100, H200), the part of each batch
-            that it takes; the GPU's other cores, and CPU threads, decode the rest. Below 1 faster where CPU cores idle
-            (0.6 to 0.9); but then an image's place in the batch says who decodes it, and with that its last bits.
+            that it takes; the GPU's other cores, and CPU threads, decode the rest. Below 1 it may be faster where
+            CPU cores idle; but then an image's place in the batch says who decodes it, and with that its last bits.
         resident_max_gib: Largest data set, decoded, that auto holds on the device, in GiB.
         eval_batch_size_per_rank: Images per batch and rank in evaluation.
     """
